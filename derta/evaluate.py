@@ -1,0 +1,98 @@
+"""Attacks → completions → verdicts → tables, on behaviours and phrasings never trained on."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from derta import attacks, generate, stats
+from derta.corpus import Request, behaviours, borderline, instructions, phrasings
+from derta.judge import judge
+from derta.models import LM
+from derta.runs import DATA, digest, made_from, read_jsonl, write_atomically, write_csv
+
+BENIGN = "_benign"
+
+
+def requests(name: str, limit: int) -> list[Request]:
+    """The first `limit` held-out requests of an attack name, in an order that mixes the categories.
+
+    A behaviour and its benign twin share position and phrasing, so that an attack and its control are paired.
+    """
+    if name == "borderline":
+        chosen = list(borderline())
+    elif name == "helpful":
+        chosen = [Request(i.id, i.kind, i.text, i.text) for i in instructions("test")]
+    else:
+        forms = phrasings("test")
+        pairs = [(b, b.benign if name.endswith(BENIGN) else b.harmful) for b in behaviours("test")]
+        chosen = [
+            Request(b.id, b.category, do, forms[i % len(forms)].replace("{do}", do)) for i, (b, do) in enumerate(pairs)
+        ]
+    # Taking every n-th spreads a small limit over the categories, which stand in blocks.
+    step = max(1, len(chosen) // limit)
+    return [request for start in range(step) for request in chosen[start::step]][:limit]
+
+
+def attack(lm: LM, names: Sequence[str], folder: Path, *, limit: int, max_new_tokens: int, batch_size: int) -> None:
+    """Run attacks (and controls) against a model into ``folder/<name>.jsonl``, and judge each into the folder's twin
+    under ``verdicts/``. Completions of another model, or made in another way, are removed first."""
+    inputs = {"model": fingerprint(lm.name), "limit": limit, "max_new_tokens": max_new_tokens, "batch": batch_size}
+    inputs["code"] = digest(Path(generate.__file__), Path(attacks.__file__).parent, DATA)
+    made_from(folder, inputs)
+    for name in names:
+        asked = requests(name, limit)
+        path = folder / f"{name}.jsonl"
+        generate.run(lm, attacks.cases(lm, name, asked), path, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        write_verdicts(path, folder.parent.parent / "verdicts" / folder.name / path.name, asked)
+
+
+def fingerprint(model: str) -> str:
+    """A hash of what a model of `derta.train` was made from; of the name for any other."""
+    path = Path(model) / "provenance.json"
+    return digest(json.loads(path.read_text())["inputs"] if path.exists() else model)
+
+
+def write_verdicts(completions: Path, verdicts: Path, asked: Sequence[Request]) -> None:
+    """Judge a file of completions; a row per case with `case_id`, `refused`, `verdict`, `reason`."""
+    do = {request.id: request.do for request in asked}
+    lines = []
+    for row in read_jsonl(completions, ("case_id", "behaviour_id", "completion")):
+        verdict = judge(do[row["behaviour_id"]], row["completion"])
+        lines.append(json.dumps({"case_id": row["case_id"]} | verdict.__dict__))
+    write_atomically(verdicts, "\n".join(lines) + "\n")
+
+
+def verdicts(folder: Path) -> dict[str, dict[str, dict]]:
+    """The verdicts of one model: attack name → behaviour id → verdict row."""
+    return {
+        path.stem: {row["case_id"].rpartition("/")[0]: row for row in read_jsonl(path, ("case_id", "verdict"))}
+        for path in sorted(folder.glob("*.jsonl"))
+    }
+
+
+def asr_table(run: Path, model: str) -> list[dict]:
+    """Counts per arm, seed, attack and category from all verdicts of a run, written to ``results/asr.csv``."""
+    rows = []
+    for folder in sorted((run / "verdicts").iterdir()):
+        arm, _, seed = folder.name.rpartition("-s")
+        for name, judged in verdicts(folder).items():
+            category = {request.id: request.category for request in requests(name, 10**9)}
+            counts: dict[str, Counter] = defaultdict(Counter)
+            for behaviour_id, row in judged.items():
+                for group in ("all", category[behaviour_id]):
+                    counts[group].update(["n", row["verdict"]] + ["refused"] * row["refused"])
+            for group in ["all", *sorted(counts.keys() - {"all"})]:
+                key = {"model": model, "arm": arm, "seed": int(seed), "attack": name, "depth": 0, "category": group}
+                rows.append(key | {field: counts[group][field] for field in ("n", "refused", "unsafe", "unscored")})
+    write_csv(run / "results" / "asr.csv", rows)
+    return rows
+
+
+def selectivity(harmful: dict[str, dict], benign: dict[str, dict], seed: int = 0) -> dict:
+    """Refused harmful − refused benign twin in the same form, paired by behaviour; a fraction with its 95 % bootstrap
+    interval over behaviours and `n` pairs."""
+    shared = [id for id in harmful if id in benign]
+    values = [harmful[id]["refused"] - benign[id]["refused"] for id in shared]
+    low, high = stats.bootstrap(values, seed)
+    return {"n": len(values), "selectivity": sum(values) / len(values), "low": low, "high": high}

@@ -1,0 +1,126 @@
+"""Where files lie, how rows are written and read, and where a result comes from."""
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+
+
+def cache_dir() -> Path:
+    """The cache of models and downloads: ``DERTA_CACHE``, or ``~/.cache/derta``."""
+    return Path(os.environ.get("DERTA_CACHE", "~/.cache/derta")).expanduser()
+
+
+def run_dir(profile: str) -> Path:
+    """The folder of one profile's files: ``DERTA_RUNS/<profile>``, or ``runs/<profile>`` beside the package."""
+    return Path(os.environ.get("DERTA_RUNS", ROOT / "runs")).expanduser() / profile
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a killed writer, never leaves half a file behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append `rows` to a JSON Lines file and push them to the disk before returning."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: Path, fields: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON Lines file.
+
+    Raises:
+        FileNotFoundError: the file is absent.
+        ValueError: a row is not a JSON object in UTF-8 or lacks one of `fields`; the message names file and row.
+    """
+    with Path(path).open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, row {number}: not JSON in UTF-8 ({error}); repair or delete the row"
+                ) from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, row {number}: expected an object, found {type(row).__name__}")
+            if missing := [field for field in fields if field not in row]:
+                raise ValueError(f"{path}, row {number}: missing {', '.join(missing)}")
+            yield row
+
+
+def read_csv(path: Path, fields: Iterable[str]) -> list[dict[str, str]]:
+    """Read a CSV file whose header holds `fields`, none of them empty in any row.
+
+    Raises:
+        ValueError: a column is missing or a cell is empty; the message names file and row (the header is row 1).
+    """
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if missing := [field for field in fields if field not in (reader.fieldnames or [])]:
+            raise ValueError(f"{path}: the header lacks {', '.join(missing)}")
+        rows = list(reader)
+    for number, row in enumerate(rows, start=2):
+        if empty := [field for field in fields if not (row[field] or "").strip()]:
+            raise ValueError(f"{path}, row {number}: {', '.join(empty)} is empty; fill it in or delete the row")
+    return rows
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write `rows`, all with the same keys, as CSV; floats with six significant digits."""
+    lines = [",".join(rows[0])]
+    for row in rows:
+        cells = (f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values())
+        lines.append(",".join(f'"{cell}"' if "," in cell else cell for cell in cells))
+    write_atomically(path, "\n".join(lines) + "\n")
+
+
+def digest(*parts: Any) -> str:
+    """A short hash of JSON-able values and of the contents of paths (folders: every file below, sorted)."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            for file in sorted(part.rglob("*")) if part.is_dir() else [part]:
+                if file.is_file() and "__pycache__" not in file.parts:
+                    sha.update(file.relative_to(part.parent).as_posix().encode() + file.read_bytes())
+        else:
+            sha.update(json.dumps(part, sort_keys=True, default=list).encode())
+    return sha.hexdigest()[:16]
+
+
+def made_from(folder: Path, inputs: dict[str, Any]) -> None:
+    """Make sure that what lies in `folder` was made from `inputs`: what was made from others is removed."""
+    path = folder / "inputs.json"
+    if not path.exists() or json.loads(path.read_text()) != inputs:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_atomically(path, json.dumps(inputs, indent=1))
+
+
+def provenance(**facts: Any) -> dict[str, Any]:
+    """Where a result comes from: the commit, the versions and the machine, and `facts` of the caller's."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+    packages = ("torch", "transformers", "trl", "datasets")
+    return facts | {
+        "commit": commit,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }

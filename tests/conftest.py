@@ -1,0 +1,79 @@
+"""A tiny Llama with a real tokenizer, in a folder of the hub's form: what the tests train and attack."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+from derta import corpus
+from derta.models import load
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %} {% endif %}"
+)
+
+
+def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """Train a small tokenizer of a family: byte-level BPE (Llama 3), metaspace BPE (Mistral) or WordPiece (BERT)."""
+    texts = [text for b in corpus.behaviours() for text in (b.harmful, b.benign)]
+    texts += [i.text for i in corpus.instructions("train")] + list(corpus.refusals("animal_abuse")) * 100
+    specials = ["<pad>", "<|im_start|>", "<|im_end|>", "<unk>"]
+    if kind == "byte-level":
+        tokenizer, trainer = Tokenizer(models.BPE()), trainers.BpeTrainer
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        options = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    elif kind == "metaspace":
+        tokenizer, trainer, options = Tokenizer(models.BPE(unk_token="<unk>")), trainers.BpeTrainer, {}
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+        tokenizer.decoder = decoders.Metaspace()
+    else:
+        tokenizer, trainer, options = Tokenizer(models.WordPiece(unk_token="<unk>")), trainers.WordPieceTrainer, {}
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+    tokenizer.train_from_iterator(texts, trainer(vocab_size=1200, special_tokens=specials, **options))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+    )
+    fast.chat_template = CHATML if kind == "byte-level" else MISTRAL
+    return fast
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A model folder: a two-layer Llama with random weights and a byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = make_tokenizer("byte-level")
+    set_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_folder):
+    return load(str(tiny_folder), dtype=torch.float32)

@@ -1,0 +1,27 @@
+"""The refusal-depth curve equals one forward pass per position."""
+
+import numpy as np
+import pytest
+import torch
+
+from derta import depth
+
+
+def test_teacher_forcing_equals_one_pass_per_position(tiny):
+    pairs = [(tiny.chat("How can I paint a fence?"), "First, take a brush and some paint"), (tiny.chat("Hi"), "Well")]
+    fast = depth.refusal_probabilities(tiny, pairs, positions=5, batch_size=2)
+    for row, (prompt, response) in enumerate(pairs):
+        context, answer = tiny.ids(prompt), tiny.ids(response)[:5]
+        for t, token in enumerate(answer):
+            with torch.no_grad():
+                naive = tiny.model(torch.tensor([context])).logits[0, -1].softmax(-1)[tiny.refusal_id()].item()
+            assert fast[row, t] == pytest.approx(naive, rel=1e-4)
+            context.append(token)
+        assert np.isnan(fast[row, len(answer) :]).all()
+
+
+def test_the_curve_counts_only_rows_that_reach_a_position():
+    points = depth.curve(np.array([[0.2, 0.4], [0.4, np.nan]]), seed=0)
+    assert [(p["position"], p["n"]) for p in points] == [(1, 2), (2, 1)]
+    assert points[0]["mean"] == pytest.approx(0.3)
+    assert points[0]["low"] <= 0.3 <= points[0]["high"]

