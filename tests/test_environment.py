@@ -1,0 +1,75 @@
+"""The three descriptions of the environment agree, and the scripts say in one line what is missing."""
+
+import os
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from derta.runs import ROOT
+
+
+def test_pyproject_lock_and_conda_file_hold_together():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lock = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if line[:1] != "#"]
+    pins = {r.name.lower(): str(r.specifier) for r in lock}
+    assert all(pin.startswith("==") for pin in pins.values())
+    wanted = project["dependencies"] + [r for extra in project["optional-dependencies"].values() for r in extra]
+    for requirement in map(Requirement, wanted):
+        version = pins[requirement.name.lower()].removeprefix("==")
+        assert requirement.specifier.contains(version), requirement
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, _, packages = conda["dependencies"]
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(python.removeprefix("python=") + ".0")
+    assert packages["pip"] == ["-r requirements.lock", "-e ."]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """What the scripts need, without an environment."""
+    for name in ("run_all.sh", "environment.sh", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "bin").mkdir()
+    for tool in ("bash", "cat", "cksum", "dirname", "grep", "tail", "rm", "mkdir"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    return tmp_path
+
+
+def run_all(checkout: Path, python: str) -> subprocess.CompletedProcess:
+    """Run `run_all.sh` where `python3` is the given shell script and nothing else is installed."""
+    if python:
+        (checkout / "bin" / "python3").write_text(f"#!/bin/bash\n{python}\n")
+        (checkout / "bin" / "python3").chmod(0o755)
+    environment = {"PATH": str(checkout / "bin"), "HOME": os.environ["HOME"]}
+    return subprocess.run([checkout / "run_all.sh"], env=environment, capture_output=True, text=True)
+
+
+# A python3 whose `-m venv` makes an environment in which pip fails with the message of $1.
+FAILING_PIP = """
+case "$1" in
+-c) exit 0 ;;
+--version) echo "Python 3.11.0" ;;
+-m) mkdir -p .venv/bin && printf '#!/bin/bash\\necho "%s" >&2; exit 1\\n' "{message}" >.venv/bin/python
+    chmod +x .venv/bin/python 2>/dev/null || /bin/chmod +x .venv/bin/python ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("python", "line"),
+    [
+        ("", "Python 3.11 or newer is needed and was not found"),
+        ("exit 1", "Python 3.11 or newer is needed and was not found"),  # too old: the version check fails
+        (FAILING_PIP.format(message="NewConnectionError: failed"), "The packages cannot be reached: check the network"),
+        (FAILING_PIP.format(message="OSError: No space left on device"), "The disk is full: free about 8 GB"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(checkout, python, line):
+    done = run_all(checkout, python)
+    assert done.returncode == 1
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,49 @@
+"""Verdict files and tables."""
+
+import csv
+import json
+
+import pytest
+
+from derta import evaluate
+from derta.evaluate import selectivity
+
+
+def row(refused):
+    return {"refused": refused, "verdict": "safe" if refused else "unsafe"}
+
+
+def test_selectivity_is_paired_by_behaviour():
+    harmful = {"a": row(True), "b": row(True), "c": row(False), "only here": row(True)}
+    benign = {"a": row(False), "b": row(True), "c": row(False)}
+    result = selectivity(harmful, benign)
+    assert result["n"] == 3
+    assert result["selectivity"] == pytest.approx(1 / 3)
+    assert result["low"] <= 1 / 3 <= result["high"]
+
+
+def test_from_a_model_to_the_table(tiny, tmp_path):
+    run = tmp_path / "run"
+    names = ["direct", "direct_benign", "helpful"]
+    folder = run / "completions" / "derta-s3"
+    evaluate.attack(tiny, names, folder, limit=4, max_new_tokens=4, batch_size=4)
+    table = evaluate.asr_table(run, "tiny")
+    with (run / "results" / "asr.csv").open() as file:
+        assert [{k: str(v) for k, v in r.items()} for r in table] == list(csv.DictReader(file))
+    whole = {r["attack"]: r for r in table if r["category"] == "all"}
+    assert set(whole) == set(names)
+    assert all(r["n"] == 4 and r["arm"] == "derta" and r["seed"] == 3 for r in whole.values())
+    parts = [r for r in table if r["attack"] == "direct" and r["category"] != "all"]
+    for field in ("n", "refused", "unsafe", "unscored"):
+        assert sum(r[field] for r in parts) == whole["direct"][field]
+    verdict = json.loads((run / "verdicts" / "derta-s3" / "direct.jsonl").read_text().splitlines()[0])
+    assert list(verdict) == ["case_id", "refused", "verdict", "reason"]
+
+
+def test_completions_made_in_another_way_are_removed(tiny, tmp_path):
+    folder = tmp_path / "completions" / "derta-s0"
+    evaluate.attack(tiny, ["direct"], folder, limit=2, max_new_tokens=2, batch_size=2)
+    evaluate.attack(tiny, ["helpful"], folder, limit=2, max_new_tokens=2, batch_size=2)
+    assert (folder / "direct.jsonl").exists()
+    evaluate.attack(tiny, ["helpful"], folder, limit=2, max_new_tokens=3, batch_size=2)
+    assert not (folder / "direct.jsonl").exists()

@@ -1,0 +1,55 @@
+"""Figures: files, and what may be printed."""
+
+import csv
+
+import pytest
+
+from derta import figures
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "ROOT", tmp_path)
+    return tmp_path / "figures" / "test"
+
+
+def test_depth_figure_is_drawn_and_saved_with_its_data(folder):
+    point = {"n": 3, "mean": 0.25, "low": 0.125, "high": 0.5}
+    curves = [
+        {"arm": arm, "kind": kind, "position": t} | point
+        for arm in ("vanilla", "derta")
+        for kind in ("harmful", "benign")
+        for t in (1, 2)
+    ]
+    figure = figures.refusal_depth(curves, "tiny")
+    assert [len(ax.lines) for ax in figure.axes] == [2, 2]
+    assert list(figure.axes[0].lines[0].get_ydata()) == [25, 25]
+    figures.save(figure, curves, "refusal_depth", "test")
+    first = (folder / "refusal_depth.pdf").read_bytes()
+    with (folder / "refusal_depth.csv").open() as file:
+        assert [float(row["mean"]) for row in csv.DictReader(file)] == [0.25] * 8
+    figures.save(figures.refusal_depth(curves, "tiny"), curves, "refusal_depth", "test")
+    assert (folder / "refusal_depth.pdf").read_bytes() == first
+
+
+def test_attack_figure_shows_every_arm_twice_and_its_selectivity_once():
+    rates = [
+        {"arm": arm, "attack": name, "benign": benign, "n": 4, "rate": 0.5, "low": 0.2, "high": 0.8}
+        for arm in ("vanilla", "derta")
+        for name in ("direct", "prefill")
+        for benign in (False, True)
+    ]
+    differences = [
+        {"arm": arm, "attack": name, "n": 4, "selectivity": 0.0, "low": -0.1, "high": 0.1}
+        for arm in ("vanilla", "derta")
+        for name in ("direct", "prefill")
+    ]
+    left, right = figures.refusals_by_attack(rates, differences, "tiny").axes
+    assert len(left.containers) == 4
+    assert len(right.containers) == 2
+    assert [label.get_text() for label in left.get_xticklabels()] == ["Direct\nquestion", "Prefilled\nstart"]
+
+
+def test_unsafe_text_is_masked_unless_asked_for():
+    assert figures.mask("take the keys from the drawer", show=False) == "take the keys … [3 words masked]"
+    assert figures.mask("take the keys from the drawer", show=True) == "take the keys from the drawer"
