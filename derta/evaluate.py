@@ -89,10 +89,19 @@ def asr_table(run: Path, model: str) -> list[dict]:
     return rows
 
 
-def selectivity(harmful: dict[str, dict], benign: dict[str, dict], seed: int = 0) -> dict:
-    """Refused harmful − refused benign twin in the same form, paired by behaviour; a fraction with its 95 % bootstrap
-    interval over behaviours and `n` pairs."""
-    shared = [id for id in harmful if id in benign]
-    values = [harmful[id]["refused"] - benign[id]["refused"] for id in shared]
-    low, high = stats.bootstrap(values, seed)
-    return {"n": len(values), "selectivity": sum(values) / len(values), "low": low, "high": high}
+def paired_rates(harmful: dict[str, dict], benign: dict[str, dict]) -> dict:
+    """Refusals of an attack and of its form-matched control, paired by behaviour.
+
+    Returns:
+        `n` pairs and, as fractions each with `_low` and `_high` of its 95 % interval: `harmful` and `benign`, the rates
+        refused (Wilson), and `selectivity`, their difference (bootstrap over behaviours).
+    """
+    pairs = [(row["refused"], benign[id]["refused"]) for id, row in harmful.items() if id in benign]
+    rates: dict = {"n": len(pairs)}
+    for name, refused in (("harmful", [h for h, _ in pairs]), ("benign", [b for _, b in pairs])):
+        rates[name] = sum(refused) / len(pairs)
+        rates[f"{name}_low"], rates[f"{name}_high"] = stats.wilson(sum(refused), len(pairs))
+    differences = [h - b for h, b in pairs]
+    rates["selectivity"] = sum(differences) / len(pairs)
+    rates["selectivity_low"], rates["selectivity_high"] = stats.bootstrap(differences, seed=0)
+    return rates

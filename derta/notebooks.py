@@ -1,4 +1,5 @@
-"""Run the notebooks in order: ``python -m derta.notebooks PROFILE``.
+"""Run the notebooks in order: ``python -m derta.notebooks PROFILE``. With ``--publish``, put the outputs of the last
+run into ``notebooks/``, to be read on the web.
 
 Each is executed by papermill with the profile's parameters into ``runs/<profile>/notebooks/``. One whose source,
 parameters, code, data and predecessors have not changed is not executed again, so a run that was stopped goes on where
@@ -72,7 +73,7 @@ def run(profile: str) -> int:
     todo = sources()
     for number, source in enumerate(todo, start=1):
         wanted = {k: v for k, v in parameters.items() if k in papermill.inspect_notebook(source)}
-        key = digest(key, source, wanted)
+        key = digest(key, [cell.source for cell in nbformat.read(source, 4).cells], wanted)
         target = folder / "notebooks" / source.name
         title = f"[{number}/{len(todo)}] {source.stem}"
         if target.exists() and nbformat.read(target, 4).metadata.get("derta_key") == key:
@@ -110,8 +111,27 @@ def finish(notebook: nbformat.NotebookNode, target: Path, key: str) -> None:
     nbformat.write(notebook, target)
 
 
+def publish(profile: str) -> None:
+    """Put the outputs of a profile's executed copies into the sources, whose cells stay as they are.
+
+    Raises:
+        FileNotFoundError: a notebook has not been executed.
+    """
+    for path in sources():
+        source = nbformat.read(path, 4)
+        executed = {cell.id: cell for cell in nbformat.read(run_dir(profile) / "notebooks" / path.name, 4).cells}
+        for cell in source.cells:
+            if cell.cell_type == "code":
+                cell.outputs = executed[cell.id].outputs
+                cell.execution_count = executed[cell.id].execution_count
+        source.metadata["reference"] = profile
+        nbformat.write(source, path)
+
+
 if __name__ == "__main__":
     try:
+        if sys.argv[2:] == ["--publish"]:
+            sys.exit(publish(sys.argv[1]))
         sys.exit(run(sys.argv[1]))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"{error}")

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from derta import evaluate
-from derta.evaluate import selectivity
+from derta.evaluate import paired_rates
 
 
 def row(refused):
@@ -16,10 +16,12 @@ def row(refused):
 def test_selectivity_is_paired_by_behaviour():
     harmful = {"a": row(True), "b": row(True), "c": row(False), "only here": row(True)}
     benign = {"a": row(False), "b": row(True), "c": row(False)}
-    result = selectivity(harmful, benign)
-    assert result["n"] == 3
-    assert result["selectivity"] == pytest.approx(1 / 3)
-    assert result["low"] <= 1 / 3 <= result["high"]
+    rates = paired_rates(harmful, benign)
+    assert rates["n"] == 3
+    assert (rates["harmful"], rates["benign"]) == pytest.approx((2 / 3, 1 / 3))
+    assert rates["selectivity"] == pytest.approx(1 / 3)
+    assert rates["selectivity_low"] <= 1 / 3 <= rates["selectivity_high"]
+    assert rates["harmful_low"] < 2 / 3 < rates["harmful_high"]
 
 
 def test_from_a_model_to_the_table(tiny, tmp_path):

@@ -33,18 +33,11 @@ def test_depth_figure_is_drawn_and_saved_with_its_data(folder):
 
 
 def test_attack_figure_shows_every_arm_twice_and_its_selectivity_once():
-    rates = [
-        {"arm": arm, "attack": name, "benign": benign, "n": 4, "rate": 0.5, "low": 0.2, "high": 0.8}
-        for arm in ("vanilla", "derta")
-        for name in ("direct", "prefill")
-        for benign in (False, True)
-    ]
-    differences = [
-        {"arm": arm, "attack": name, "n": 4, "selectivity": 0.0, "low": -0.1, "high": 0.1}
-        for arm in ("vanilla", "derta")
-        for name in ("direct", "prefill")
-    ]
-    left, right = figures.refusals_by_attack(rates, differences, "tiny").axes
+    point = {"n": 4}
+    for name in ("harmful", "benign", "selectivity"):
+        point |= {name: 0.5, f"{name}_low": 0.2, f"{name}_high": 0.8}
+    rows = [{"arm": arm, "attack": name} | point for arm in ("vanilla", "derta") for name in ("direct", "prefill")]
+    left, right = figures.refusals_by_attack(rows, "tiny").axes
     assert len(left.containers) == 4
     assert len(right.containers) == 2
     assert [label.get_text() for label in left.get_xticklabels()] == ["Direct\nquestion", "Prefilled\nstart"]

@@ -39,6 +39,11 @@ def test_a_local_folder_loads_by_the_same_call(tiny_folder):
     assert lm.chat("Hi") == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_source_hub_resolves_to_the_hub():
+    assert models.resolve("smollm2-135m", source="hub") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert models.resolve("some-one/some-model") == "some-one/some-model"
+
+
 def test_plain_text_has_no_formatting_tokens():
     lm = models.load_tokenizer("smollm2-135m")
     assert lm.plain("Step 1:") == "Step 1:"

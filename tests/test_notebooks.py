@@ -38,7 +38,7 @@ def test_every_notebook_ran_and_left_what_the_contract_names(smoke):
     with (smoke / "results" / "depth.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == "model arm seed kind position n mean low high".split()
-    for name in ("refusal_depth", "attacks", "selectivity"):
+    for name in ("refusal_depth", "attacks"):
         for kind in ("pdf", "png", "csv"):
             assert (ROOT / "figures" / "smoke" / f"{name}.{kind}").stat().st_size > 0
     assert json.loads((ROOT / "figures" / "smoke" / "provenance.json").read_text())["commit"]
@@ -57,6 +57,28 @@ def test_the_sources_follow_the_conventions():
         assert notebook.cells[1].metadata.get("tags") == ["parameters"]
         if "reference" not in notebook.metadata:
             assert not [cell for cell in notebook.cells if cell.get("outputs")]
+
+
+def test_the_parameters_that_a_reader_sees_are_those_of_the_default_profile():
+    small = notebooks.read_profile("small")
+    for path in notebooks.sources():
+        for name, parameter in papermill.inspect_notebook(path).items():
+            value = yaml.safe_load(parameter["default"].replace("False", "false"))
+            assert value == small.get(name, value), f"{path.name}: {name}"
+    shown = {name for path in notebooks.sources() for name in papermill.inspect_notebook(path)}
+    assert shown - small.keys() == {"show_unsafe"}
+
+
+def test_publishing_puts_outputs_into_the_sources_and_leaves_their_cells(smoke, tmp_path, monkeypatch):
+    before = {path.name: nbformat.read(path, 4) for path in notebooks.sources()}
+    for path in notebooks.sources():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    notebooks.publish("smoke")
+    for path in notebooks.sources():
+        after = nbformat.read(path, 4)
+        assert [cell.source for cell in after.cells] == [cell.source for cell in before[path.name].cells]
+        assert any(cell.get("outputs") for cell in after.cells)
 
 
 def test_every_profile_gives_only_known_parameters():
