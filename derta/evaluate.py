@@ -3,13 +3,14 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from derta import attacks, generate, stats
 from derta.corpus import Request, behaviours, borderline, instructions, phrasings
 from derta.judge import judge
 from derta.models import LM
-from derta.runs import DATA, digest, made_from, read_jsonl, write_atomically, write_csv
+from derta.runs import DATA, digest, made_from, read_jsonl, to_jsonl, write_atomically, write_csv
 
 BENIGN = "_benign"
 
@@ -56,11 +57,9 @@ def fingerprint(model: str) -> str:
 def write_verdicts(completions: Path, verdicts: Path, asked: Sequence[Request]) -> None:
     """Judge a file of completions; a row per case with `case_id`, `refused`, `verdict`, `reason`."""
     do = {request.id: request.do for request in asked}
-    lines = []
-    for row in read_jsonl(completions, ("case_id", "behaviour_id", "completion")):
-        verdict = judge(do[row["behaviour_id"]], row["completion"])
-        lines.append(json.dumps({"case_id": row["case_id"]} | verdict.__dict__))
-    write_atomically(verdicts, "\n".join(lines) + "\n")
+    rows = read_jsonl(completions, ("case_id", "behaviour_id", "completion"))
+    judged = [{"case_id": r["case_id"]} | asdict(judge(do[r["behaviour_id"]], r["completion"])) for r in rows]
+    write_atomically(verdicts, to_jsonl(judged))
 
 
 def verdicts(folder: Path) -> dict[str, dict[str, dict]]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from transformers import set_seed
 
 from derta.models import LM
-from derta.runs import append_jsonl, read_jsonl, write_atomically
+from derta.runs import append_jsonl, read_jsonl, to_jsonl, write_atomically
 
 
 class Prompt(NamedTuple):
@@ -92,14 +92,13 @@ def run(lm: LM, cases: Sequence[Case], path: Path, *, max_new_tokens: int, batch
         if expected.get(row["case_id"]) != [row["prompt"], row["start"]]:
             raise ValueError(f"{path}, row {number}: {row['case_id']!r} is not one of these cases; delete the file")
     finished = {row["case_id"] for row in done}
-    todo = list(batches([case.prompt + case.start for case in cases], batch_size))
-    whole = [batch for batch in todo if all(cases[i].case_id in finished for i in batch)]
-    keep = {cases[i].case_id for batch in whole for i in batch}
-    if len(keep) < len(done):
-        write_atomically(path, "")
-        append_jsonl(path, [row for row in done if row["case_id"] in keep])
+    planned = list(batches([case.prompt + case.start for case in cases], batch_size))
+    todo = [batch for batch in planned if not all(cases[i].case_id in finished for i in batch)]
+    again = {cases[i].case_id for batch in todo for i in batch}
+    if again & finished:
+        write_atomically(path, to_jsonl(row for row in done if row["case_id"] not in again))
     ran = 0
-    for batch in tqdm([b for b in todo if b not in whole], desc=path.stem, mininterval=5):
+    for batch in tqdm(todo, desc=path.stem, mininterval=5):
         answers = complete(lm, [Prompt(cases[i].prompt, cases[i].start) for i in batch], max_new_tokens=max_new_tokens)
         rows = [
             asdict(cases[i]) | {"completion": a.text, "finish_reason": a.finish_reason, "new_tokens": a.new_tokens}

@@ -17,7 +17,7 @@ from derta.corpus import RESPONSES, behaviours, instructions, openers, phrasings
 from derta.generate import Prompt, batches, complete
 from derta.judge import REFUSAL
 from derta.models import LM
-from derta.runs import append_jsonl, write_atomically
+from derta.runs import to_jsonl, write_atomically
 
 TEMPERATURE = 0.7
 
@@ -88,9 +88,9 @@ def write(lm: LM, folder: Path, *, seed: int, per_behaviour: int, tokens: dict[s
         if not waiting:
             break
     for file in tokens:
-        write_atomically(folder / f"{file}.jsonl", "")
         chosen = [rows[id] for id in order if id in rows and rows[id]["file"] == file]
-        append_jsonl(folder / f"{file}.jsonl", [{k: v for k, v in row.items() if k != "file"} for row in chosen])
+        text = to_jsonl({k: v for k, v in row.items() if k != "file"} for row in chosen)
+        write_atomically(folder / f"{file}.jsonl", text)
         print(f"{file}: {len(chosen)} rows")
     print(f"left out after five draws: {len(waiting)}", *(draft["id"] for draft in waiting))
 

@@ -35,12 +35,16 @@ def write_atomically(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:
+    """`rows` as JSON Lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append `rows` to a JSON Lines file and push them to the disk before returning."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.write(to_jsonl(rows))
         file.flush()
         os.fsync(file.fileno())
 

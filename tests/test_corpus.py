@@ -3,14 +3,9 @@
 from collections import Counter
 from itertools import product
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from derta import corpus
 from derta.attacks import completing, prefill
 from derta.judge import REFUSAL, content_words
-from derta.runs import read_csv, read_jsonl
 
 
 def test_counts():
@@ -71,26 +66,3 @@ def test_attacks_do_not_reuse_training_forms():
     assert prefill.START not in templates
     assert completing.TEXT not in templates
     assert not [t for t in templates if prefill.START.startswith(t)]
-
-
-@given(st.text(min_size=1).filter(str.strip), st.text(min_size=1).filter(str.strip))
-def test_csv_cells_come_back_as_they_were(tmp_path_factory, first, second):
-    import csv
-
-    path = tmp_path_factory.mktemp("csv") / "x.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("a", "b"), (first, second)])
-    assert read_csv(path, ("a", "b")) == [{"a": first, "b": second}]
-
-
-def test_bad_files_name_file_row_and_remedy(tmp_path):
-    path = tmp_path / "x.csv"
-    path.write_text("id,text\n1,fine\n2,\n")
-    with pytest.raises(ValueError, match=r"x\.csv, row 3: text is empty; fill it in or delete the row"):
-        read_csv(path, ("id", "text"))
-    with pytest.raises(ValueError, match=r"x\.csv: the header lacks category"):
-        read_csv(path, ("category",))
-    rows = tmp_path / "x.jsonl"
-    rows.write_text('{"id": 1}\n[]\n')
-    with pytest.raises(ValueError, match=r"x\.jsonl, row 2: expected an object"):
-        list(read_jsonl(rows))

@@ -1,0 +1,73 @@
+"""Files: rows in and out, and what a result was made from."""
+
+import csv
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from derta.runs import append_jsonl, digest, made_from, provenance, read_csv, read_jsonl, write_csv
+
+CELLS = st.text(min_size=1).filter(str.strip)
+
+
+@given(CELLS, CELLS)
+def test_csv_cells_come_back_as_they_were(tmp_path_factory, first, second):
+    path = tmp_path_factory.mktemp("csv") / "x.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("a", "b"), (first, second)])
+    assert read_csv(path, ("a", "b")) == [{"a": first, "b": second}]
+
+
+@given(st.dictionaries(st.text(), st.text() | st.integers() | st.booleans()))
+def test_jsonl_rows_come_back_as_they_were(tmp_path_factory, row):
+    path = tmp_path_factory.mktemp("jsonl") / "x.jsonl"
+    append_jsonl(path, [row, row])
+    assert list(read_jsonl(path)) == [row, row]
+
+
+def test_bad_files_name_file_row_and_remedy(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("id,text\n1,fine\n2,\n")
+    with pytest.raises(ValueError, match=r"x\.csv, row 3: text is empty; fill it in or delete the row"):
+        read_csv(path, ("id", "text"))
+    with pytest.raises(ValueError, match=r"x\.csv: the header lacks category"):
+        read_csv(path, ("category",))
+    rows = tmp_path / "x.jsonl"
+    rows.write_text('{"id": 1}\n[]\n')
+    with pytest.raises(ValueError, match=r"x\.jsonl, row 2: expected an object"):
+        list(read_jsonl(rows))
+
+
+def test_written_tables_quote_what_needs_it(tmp_path):
+    write_csv(tmp_path / "x.csv", [{"category": "a,b", "quote": 'say "no"', "rate": 1 / 3}])
+    assert read_csv(tmp_path / "x.csv", ("rate",)) == [{"category": "a,b", "quote": 'say "no"', "rate": "0.333333"}]
+
+
+def test_a_digest_follows_names_and_contents(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")
+    first = digest(tmp_path / "a")
+    (tmp_path / "a" / "x").write_text("2")
+    second = digest(tmp_path / "a")
+    (tmp_path / "a" / "x").rename(tmp_path / "a" / "y")
+    assert len({first, second, digest(tmp_path / "a")}) == 3
+
+
+def test_what_was_made_from_other_inputs_is_removed(tmp_path):
+    folder = tmp_path / "out"
+    made_from(folder, {"seed": 0})
+    (folder / "rows.jsonl").write_text("{}\n")
+    made_from(folder, {"seed": 0})
+    assert (folder / "rows.jsonl").exists()
+    made_from(folder, {"seed": 1})
+    assert not (folder / "rows.jsonl").exists()
+
+
+def test_provenance_names_commit_versions_and_machine():
+    facts = provenance(profile="test")
+    assert facts["profile"] == "test"
+    assert facts["commit"]
+    assert set(facts["packages"]) == {"torch", "transformers", "trl", "datasets"}
+    json.dumps(facts)
