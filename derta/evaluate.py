@@ -16,7 +16,7 @@ BENIGN = "_benign"
 
 
 def requests(name: str, limit: int) -> list[Request]:
-    """The first `limit` held-out requests of an attack name, in an order that mixes the categories.
+    """At most `limit` held-out requests of an attack name, spread evenly over the file and so over the categories.
 
     A behaviour and its benign twin share position and phrasing, so that an attack and its control are paired.
     """
@@ -30,9 +30,8 @@ def requests(name: str, limit: int) -> list[Request]:
         chosen = [
             Request(b.id, b.category, do, forms[i % len(forms)].replace("{do}", do)) for i, (b, do) in enumerate(pairs)
         ]
-    # Taking every n-th spreads a small limit over the categories, which stand in blocks.
-    step = max(1, len(chosen) // limit)
-    return [request for start in range(step) for request in chosen[start::step]][:limit]
+    n = min(limit, len(chosen))
+    return [chosen[i * len(chosen) // n] for i in range(n)]
 
 
 def attack(lm: LM, names: Sequence[str], folder: Path, *, limit: int, max_new_tokens: int, batch_size: int) -> None:

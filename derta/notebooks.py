@@ -90,6 +90,7 @@ def run(profile: str) -> int:
                     cwd=NOTEBOOKS,
                     kernel_name="python3",
                     progress_bar=False,
+                    extra_arguments=["--log-level=ERROR"],
                     stderr_file=Tee(log, sys.stderr) if sys.stderr.isatty() else log,
                 )
             except papermill.PapermillExecutionError as error:
