@@ -111,6 +111,7 @@ def train(model: str, dataset: Path, folder: Path, settings: Settings) -> Path:
             max_length=None,
             seed=settings.seed,
             logging_steps=1,
+            logging_nan_inf_filter=False,
             save_strategy="steps",
             save_steps=math.ceil(steps / (settings.checkpoints + 1)),
             save_total_limit=1,
