@@ -12,8 +12,6 @@ from derta.judge import judge
 from derta.models import LM
 from derta.runs import DATA, digest, made_from, read_jsonl, to_jsonl, write_atomically, write_csv
 
-BENIGN = "_benign"
-
 
 def requests(name: str, limit: int) -> list[Request]:
     """At most `limit` held-out requests of an attack name, spread evenly over the file and so over the categories.
@@ -26,7 +24,7 @@ def requests(name: str, limit: int) -> list[Request]:
         chosen = [Request(i.id, i.kind, i.text, i.text) for i in instructions("test")]
     else:
         forms = phrasings("test")
-        pairs = [(b, b.benign if name.endswith(BENIGN) else b.harmful) for b in behaviours("test")]
+        pairs = [(b, b.benign if name.endswith(attacks.BENIGN) else b.harmful) for b in behaviours("test")]
         chosen = [
             Request(b.id, b.category, do, forms[i % len(forms)].replace("{do}", do)) for i, (b, do) in enumerate(pairs)
         ]

@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 from datasets import load_from_disk
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from derta import models
@@ -119,7 +119,7 @@ def train(model: str, dataset: Path, folder: Path, settings: Settings) -> Path:
             disable_tqdm=True,
         ),
     )
-    trainer.pop_callback(next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"))
+    trainer.remove_callback(PrinterCallback)
     # TRL projects every position to the vocabulary where Triton is absent, to keep tensor shapes constant. A CPU has no
     # need of that: projecting the labelled positions alone gives the same loss in two thirds of the time.
     with mock.patch("trl.trainer.utils._use_triton", return_value=True):

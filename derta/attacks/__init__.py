@@ -12,6 +12,9 @@ from derta.corpus import Request
 from derta.generate import Case, Prompt
 from derta.models import LM
 
+# What the control of an attack has behind the attack's name.
+BENIGN = "_benign"
+
 ATTACKS: dict[str, Callable[[LM, Request], Prompt]] = {
     "direct": direct.prompt,
     "prefill": prefill.prompt,
@@ -27,7 +30,7 @@ def cases(lm: LM, name: str, requests: Sequence[Request]) -> list[Case]:
     Raises:
         ValueError: an unknown name.
     """
-    attack = "direct" if name in ("helpful", "borderline") else name.removesuffix("_benign")
+    attack = "direct" if name in ("helpful", "borderline") else name.removesuffix(BENIGN)
     if attack not in ATTACKS:
         raise ValueError(f"unknown attack {name!r}; expected one of {', '.join(ATTACKS)}, with or without _benign")
     return [Case(f"{r.id}/{name}", r.id, name, 0, *ATTACKS[attack](lm, r)) for r in requests]
