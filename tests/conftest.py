@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from derta import corpus, generate
 from derta.models import load
@@ -53,14 +53,13 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     return fast
 
 
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory) -> Path:
-    """A model folder: a two-layer Llama with random weights and a byte-level tokenizer."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
+def make_model(folder: Path, architecture: str = "llama", **config) -> Path:
+    """A model folder: two layers of an architecture with random weights, and a byte-level tokenizer."""
     tokenizer = make_tokenizer("byte-level")
     set_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(
+            architecture,
             vocab_size=len(tokenizer),
             hidden_size=32,
             intermediate_size=64,
@@ -70,11 +69,18 @@ def tiny_folder(tmp_path_factory) -> Path:
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            **config,
         )
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """The folder of a tiny Llama."""
+    return make_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
