@@ -158,7 +158,9 @@ def _add(folder: Folder, path: Path) -> None:
     key = source(path.name)
     if key in folder.generations:
         other = next(other for other, known in folder.files.items() if known == key)
-        raise ValueError(f"{path}: {key.model}, {key.arm}, {key.task} is there already ({other}); remove one of the two")
+        raise ValueError(
+            f"{path}: {key.model}, {key.arm}, {key.task} is there already ({other}); remove one of the two"
+        )
     seen: set[tuple[str, str]] = set()
     rows = []
     repeated = 0
@@ -224,24 +226,61 @@ def normalise(text: str) -> str:
     return " ".join(text.split())
 
 
+@dataclass(frozen=True)
+class Known:
+    """A released test prompt, known by the hash of its words alone: its text is not in this project."""
+
+    row: int
+    words: int
+    sha256: str
+
+
 @cache
-def _completing_prompts() -> dict[int, set[str]]:
-    """Hashes of CompletingAttack's test prompts without white space, by their length."""
-    prompts: dict[int, set[str]] = {}
-    for row in read_csv(DATA / "completing_prompts.csv", ("row", "characters", "sha256")):
-        prompts.setdefault(int(row["characters"]), set()).add(row["sha256"])
-    return prompts
+def _known(kind: str) -> dict[str, list[Known]]:
+    """The prompts of a kind (``completing`` or ``question``) by the hash of their first three words, longest first."""
+    prompts: dict[str, list[Known]] = {}
+    for row in read_csv(DATA / "released_prompts.csv", ("kind", "row", "words", "head", "sha256")):
+        if row["kind"] == kind:
+            prompts.setdefault(row["head"], []).append(Known(int(row["row"]), int(row["words"]), row["sha256"]))
+    return {head: sorted(group, key=lambda known: -known.words) for head, group in prompts.items()}
+
+
+def spell(text: str) -> list[re.Match]:
+    """Runs of letters and of digits; a capital begins a new one, so that a refusal glued to a prompt's end is seen."""
+    return list(re.finditer(r"[^\W\d_][^\W\d_A-Z]*|\d+", text))
+
+
+def sha(words: list[str]) -> str:
+    """SHA-256 of words with single spaces between them."""
+    return hashlib.sha256(" ".join(words).encode(errors="replace")).hexdigest()
+
+
+def _find(kind: str, text: str, starts: int | None = None) -> tuple[int, int, int] | None:
+    """Row, first and last character of a known prompt that stands in `text`, at one of its first `starts` words."""
+    places = spell(text)
+    words = [place[0].lower() for place in places]
+    for start in range(len(words) - 2)[:starts]:
+        for known in _known(kind).get(sha(words[start : start + 3])[:16], ()):
+            if sha(words[start : start + known.words]) == known.sha256:
+                return known.row, places[start].start(), places[start + known.words - 1].end()
+    return None
 
 
 def prompt_end(text: str) -> int:
-    """Where the CompletingAttack prompt that `text` begins with ends; 0 if it begins with none of them.
+    """Where the CompletingAttack prompt that `text` begins with ends; 0 if it begins with none of them."""
+    found = _find("completing", text, starts=1)
+    if not found:
+        return 0
+    return re.compile(r"[^\w\s]*").match(text, found[2]).end()
 
-    The prompts are known by hash (``data/completing_prompts.csv``): their text is not in this project.
+
+def question(generation: Generation) -> tuple[int, str]:
+    """The plain question behind an attack's prompt and its row among the 200; (-1, the prompt) if it is not found.
+
+    CodeAttack's is spelt backwards on its stack; CompletingAttack turns it into a statement, which stands for it.
     """
-    places = [place for place, character in enumerate(text) if not character.isspace()]
-    dense = "".join(text.split())
-    for length in sorted(_completing_prompts(), reverse=True):
-        if length <= len(dense):
-            if hashlib.sha256(dense[:length].encode(errors="replace")).hexdigest() in _completing_prompts()[length]:
-                return places[length - 1] + 1
-    return 0
+    text = generation.prompt
+    if generation.source.task == "CodeAttack":
+        text = " ".join(reversed(re.findall(r"\.append\(\"(.*?)\"\)", text)))
+    found = _find("question", text)
+    return (found[0], text[found[1] : found[2]]) if found else (-1, text)
