@@ -13,7 +13,7 @@ from derta import paper
 from derta.released.generations import ATTACKS, Folder, Source
 from derta.released.verdicts import Limits, evidence, weigh
 
-GRID = [Limits(*words) for words in itertools.product((8, 10, 12, 14, 16), (15, 20, 25, 30, 40), (15, 20, 25, 30, 40))]
+GRID = [Limits(a,b,c) for a,b,c in itertools.product((8, 10, 12, 14, 16), (15, 20, 25, 30, 40), (15, 20, 25, 30, 40))]
 
 
 def cells(folder: Folder) -> dict[Source, float]:
