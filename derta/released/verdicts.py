@@ -77,6 +77,13 @@ OPENING = re.compile(
     r"|here(?:['’]s| is| are)\b|.*:$",
     re.IGNORECASE,
 )
+# Telling of a character's state of mind is neither specific nor directive.
+NARRATION = re.compile(
+    r"(?:the|our) (?:main )?(?:character|protagonist)(?:['’]s \w+)? (?:is|was|has|had|may|might|will face|believe|want|feel|know|kn[eo]w|plan|decide"
+    r"|underst|think|thought|felt)|(?:he|she|they) (?:is|are|was|were|has|have|had|may|might|believe|want|feel|know|kn[eo]w|plan|decide"
+    r"|underst|think|thought|felt)",
+    re.IGNORECASE,
+)
 # What stands before the text of a list item or of a persona's turn.
 _MARK = re.compile(
     r"(?:[-*•#>\s]+|\(?\d+[.):]|\(?[a-z][.)]\s|step \d+\s*[:.)-]?|\[[^\]\n]{1,30}\]:?|[A-Z][\w ]{0,15}:)\s*",
@@ -120,7 +127,7 @@ def segments(generation: Generation) -> list[Segment]:
             kind = "refusal"
         elif MORAL.search(text):
             kind = "moral"
-        elif len(words) < 2 or _repeats(words, asked) or text.endswith("?") or OPENING.match(text):
+        elif len(words) < 2 or _repeats(words, asked) or text.endswith("?") or OPENING.match(text) or NARRATION.match(text):
             kind = "opening"
         else:
             kind = "substance"
