@@ -1,7 +1,7 @@
 """Score released files: ``python -m derta.released score --root DIR`` and ``… helpfulness --root DIR``.
 
 CSV on stdout, one row per model, arm and attack (or task), for whatever released files lie under DIR, at any depth. On
-stderr: what was left out and why, and an error for every file that is not what its name says; the exit status is then 1.
+stderr: what was left out and why, and an error for every file that is not what its name says; then the status is 1.
 """
 
 import argparse

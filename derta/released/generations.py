@@ -40,7 +40,7 @@ _MODEL = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """What a file's name says: the paper's names of model and task; `arm` is ``none`` for a model as it was released."""
+    """What a file's name says: the paper's names of model and task; `arm` is ``none`` for a model as released."""
 
     model: str
     arm: str

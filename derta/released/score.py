@@ -5,16 +5,16 @@ from collections import Counter
 from derta import stats
 from derta.released import tasks
 from derta.released.generations import ATTACKS, Folder, Source
-from derta.released.verdicts import LIMITS, Finding, Limits, judge
+from derta.released.verdicts import Finding, judge
 
 # The paper's order.
 ORDER = (*ATTACKS.values(), "GSM8K", "MMLU")
 
 
-def verdicts(folder: Folder, limits: Limits = LIMITS) -> dict[Source, list[Finding]]:
+def verdicts(folder: Folder) -> dict[Source, list[Finding]]:
     """The verdicts on all completions of attacks, in the order of the rows."""
     return {
-        key: [judge(generation, limits) for generation in rows]
+        key: [judge(generation) for generation in rows]
         for key, rows in folder.generations.items()
         if key.task in ATTACKS.values()
     }
@@ -36,7 +36,7 @@ def asr(folder: Folder) -> list[dict]:
 
 
 def accuracy(folder: Folder) -> list[dict]:
-    """A row per model, arm and task: `n`, `correct` and `unparsed` counts, accuracy and its interval in percent of n."""
+    """A row per model, arm and task: `n`, `correct` and `unparsed` counts, accuracy and its interval in percent."""
     rows = []
     for key, generations in folder.generations.items():
         if key.task not in tasks.EXTRACTORS:
