@@ -16,9 +16,12 @@ def reported() -> tuple[dict, ...]:
 def value(model: str, arm: str, task: str, sources: Sequence[str] = ()) -> float | None:
     """The reported percentage of a model and arm on an attack or task, None where the paper has none.
 
+    GPT-3.5's helpfulness files are of version 0301, where the paper names 0125: both find its cell.
+
     Args:
         sources: tables and figures to look in; by default all.
     """
+    model = model.replace("GPT-3.5-turbo-0301", "GPT-3.5-turbo-0125")
     for row in reported():
         if (row["model"], row["arm"], row["task"]) == (model, arm, task) and (not sources or row["source"] in sources):
             return row["value_percent"]

@@ -1,4 +1,4 @@
-"""Score released files: ``python -m derta.released score --root DIR`` and ``… helpfulness --root DIR``.
+"""Score released files: ``python -m derta.released score --root DIR``, ``helpfulness`` or, all in one table, ``audit``.
 
 CSV on stdout, one row per model, arm and attack (or task), for whatever released files lie under DIR, at any depth. On
 stderr: what was left out and why, and an error for every file that is not what its name says; then the status is 1.
@@ -10,20 +10,22 @@ import sys
 from pathlib import Path
 
 from derta.released.generations import load
-from derta.released.score import accuracy, asr
+from derta.released.score import accuracy, asr, audit
+
+TABLES = {"score": asr, "helpfulness": accuracy, "audit": audit}
 
 
 def main() -> int:
     """Read the arguments, print the table; returns the exit status for the shell."""
     parser = argparse.ArgumentParser(prog="python -m derta.released", description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=("score", "helpfulness"))
+    parser.add_argument("table", choices=tuple(TABLES))
     parser.add_argument("--root", type=Path, required=True, help="the folder that holds the released files")
     arguments = parser.parse_args()
     try:
         folder = load(arguments.root)
     except NotADirectoryError as error:
         sys.exit(str(error))
-    rows = asr(folder) if arguments.table == "score" else accuracy(folder)
+    rows = TABLES[arguments.table](folder)
     for path, reason in folder.left_out.items():
         print(f"left out: {path}: {reason}", file=sys.stderr)
     for note in folder.notes:
