@@ -35,7 +35,7 @@ _SERVE = (
 )
 REFUSAL = re.compile(
     # The refusal token may stand anywhere, even glued to the word before it: no boundary on its left.
-    r"Sorry(?!,? (?:to|for|about)\b)|\bsorry\b(?!,? (?:to|for|about)\b)"
+    r"(?:\bI(?:['’]m| am) (?:\w+ )?)?sorry(?!,? (?:to|for|about)\b)"
     rf"|\b(?:I|we|[A-Z]{{3,}}) ?{_CANNOT},? {_SERVE}"
     rf"|\bI ?{_CANNOT}[.,!]"
     rf"|\bunable to {_SERVE}|\b(?:can(?:no|['’])?t|can not) (?:help|assist|fulfil+|comply)"
