@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from derta import released
-from derta.runs import DATA, read_csv
+from derta.runs import DATA, read_csv, read_jsonl
 
 ATTACKS = {
     "codeattack": "CodeAttack",
@@ -89,7 +89,12 @@ def source(name: str) -> Source | None:
     task = _TASK.search(stem)
     if not task:
         return None
-    subject = re.sub(r"^(?:lora|full)_|(?:^|_)eval(?:uation)?$", "", stem[: task.start()], flags=re.IGNORECASE)
+    subject = re.sub(
+        r"^(?:lora|full)_|(?:^|_)eval(?:uation)?$|^(?:safety|helpfulness)$",
+        "",
+        stem[: task.start()],
+        flags=re.IGNORECASE,
+    )
     if not subject:
         # AutoDAN names the model whose prompts were searched, the number of rows, and the model that answered.
         subject = re.split(r"_\d+(?:_|$)", stem[task.end() :])[-1].strip("_")
@@ -158,9 +163,7 @@ def _add(folder: Folder, path: Path) -> None:
     key = source(path.name)
     if key in folder.generations:
         other = next(other for other, known in folder.files.items() if known == key)
-        raise ValueError(
-            f"{path}: {key.model}, {key.arm}, {key.task} is there already ({other}); remove one of the two"
-        )
+        raise ValueError(f"{path}: {key.model}, {key.arm}, {key.task} stands in {other} too; remove one of the two")
     seen: set[tuple[str, str]] = set()
     rows = []
     repeated = 0
@@ -255,6 +258,18 @@ def sha(words: list[str]) -> str:
     return hashlib.sha256(" ".join(words).encode(errors="replace")).hexdigest()
 
 
+def hash_prompts() -> list[dict]:
+    """The rows of ``data/released_prompts.csv``, made from the released test prompts (`released.fetch`)."""
+    rows = []
+    for kind, name in (("completing", "completionattack"), ("question", "illegal_instructions_200")):
+        path = released.fetch(f"data/test/safety_{name}.json")
+        for number, prompt in enumerate(read_jsonl(path, {"question": str})):
+            words = [place[0].lower() for place in spell(prompt["question"])]
+            row = {"kind": kind, "row": number, "words": len(words)}
+            rows.append(row | {"head": sha(words[:3])[:16], "sha256": sha(words)})
+    return rows
+
+
 def _find(kind: str, text: str, starts: int | None = None) -> tuple[int, int, int] | None:
     """Row, first and last character of a known prompt that stands in `text`, at one of its first `starts` words."""
     places = spell(text)
@@ -274,6 +289,7 @@ def prompt_end(text: str) -> int:
     return re.compile(r"[^\w\s]*").match(text, found[2]).end()
 
 
+@cache
 def question(generation: Generation) -> tuple[int, str]:
     """The plain question behind an attack's prompt and its row among the 200; (-1, the prompt) if it is not found.
 
