@@ -1,6 +1,7 @@
 """Accuracy on GSM8K and MMLU from the released responses.
 
-The extractors were fixed before any comparison with the paper, from the form of the tasks and of the responses alone:
+The extractors were chosen on the 70B, GPT and Instruct responses with the paper's accuracies in view (a first one, "the
+last number", missed GSM8K by five points), and not changed since; models added later are the fair comparison:
 
 - GSM8K: the number that is said to be the answer ("answer is", "####", a box). Otherwise the concluding sentence
   decides, the last with a number: the number after its last equals sign, linking verb or "total of", for what follows
