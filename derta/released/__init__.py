@@ -76,12 +76,17 @@ def fetch(path: str) -> Path:
 def verify(found: Path, file: File) -> None:
     """Raises ValueError if the file at `found` is not the listed one, byte for byte."""
     content = found.read_bytes()
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    blob = blob_sha1(content)
     if blob != file.git_blob_sha1 or file.sha256 not in ("", hashlib.sha256(content).hexdigest()):
         raise ValueError(
             f"{found}: not the file of the manifest ({len(content)} bytes, git blob {blob[:12]}, expected "
             f"{file.git_blob_sha1[:12]}); it was truncated, renamed or altered: delete it and fetch it again"
         )
+
+
+def blob_sha1(content: bytes) -> str:
+    """The id that git gives a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _download(url: str, output_file: str, source: pooch.Pooch) -> None:
