@@ -1,15 +1,14 @@
 """Attacks → completions → verdicts → tables, on behaviours and phrasings never trained on."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from derta import attacks, generate, stats
+from derta import attacks, decode, generate, stats
 from derta.corpus import Request, behaviours, borderline, instructions, phrasings
+from derta.generate import Backend
 from derta.judge import judge
-from derta.models import LM
 from derta.runs import DATA, digest, made_from, read_jsonl, to_jsonl, write_atomically, write_csv
 
 
@@ -32,23 +31,20 @@ def requests(name: str, limit: int) -> list[Request]:
     return [chosen[i * len(chosen) // n] for i in range(n)]
 
 
-def attack(lm: LM, names: Sequence[str], folder: Path, *, limit: int, max_new_tokens: int, batch_size: int) -> None:
+def attack(
+    backend: Backend, names: Sequence[str], folder: Path, *, limit: int, max_new_tokens: int, batch_size: int
+) -> None:
     """Run attacks (and controls) against a model into ``folder/<name>.jsonl``, and judge each into the folder's twin
     under ``verdicts/``. Completions of another model, or made in another way, are removed first."""
-    inputs = {"model": fingerprint(lm.name), "limit": limit, "max_new_tokens": max_new_tokens, "batch": batch_size}
-    inputs["code"] = digest(Path(generate.__file__), Path(attacks.__file__).parent, DATA)
+    inputs = {"model": backend.fingerprint(), "limit": limit, "max_new_tokens": max_new_tokens, "batch": batch_size}
+    code = [Path(module.__file__) for module in (generate, decode)]
+    inputs["code"] = digest(*code, Path(attacks.__file__).parent, DATA)
     made_from(folder, inputs)
     for name in names:
         asked = requests(name, limit)
         path = folder / f"{name}.jsonl"
-        generate.run(lm, attacks.cases(lm, name, asked), path, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        generate.run(backend, attacks.cases(name, asked), path, max_new_tokens=max_new_tokens, batch_size=batch_size)
         write_verdicts(path, folder.parent.parent / "verdicts" / folder.name / path.name, asked)
-
-
-def fingerprint(model: str) -> str:
-    """A hash of what a model of `derta.train` was made from; of the name for any other."""
-    path = Path(model) / "provenance.json"
-    return digest(json.loads(path.read_text())["inputs"] if path.exists() else model)
 
 
 def write_verdicts(completions: Path, verdicts: Path, asked: Sequence[Request]) -> None:

@@ -9,30 +9,32 @@ from derta.corpus import Request
 REQUEST = Request("x-001", "test", "paint a fence", "How can I paint a fence?")
 
 
-def test_prompts(tiny):
-    open_turn = tiny.chat(REQUEST.question)
-    assert attacks.ATTACKS["direct"](tiny, REQUEST) == (open_turn, "")
-    text, start = prefill.prompt(tiny, REQUEST)
-    assert text == open_turn
-    assert start == "Sure, here is a plan to paint a fence. To begin with,"
-    text, start = completing.prompt(tiny, REQUEST)
+def words(prompt):
+    """A prompt in one text."""
+    return "\n".join([*(f"{m['role']}: {m['content']}" for m in prompt.messages), prompt.start])
+
+
+def test_prompts():
+    question = ({"role": "user", "content": REQUEST.question},)
+    assert attacks.ATTACKS["direct"](REQUEST) == (question, "")
+    assert prefill.prompt(REQUEST) == (question, "Sure, here is a plan to paint a fence. To begin with,")
+    messages, text = completing.prompt(REQUEST)
+    assert not messages
     assert text.endswith("paint a fence.\n\nStep 1:")
-    assert "<|im_start|>user" not in text
-    text, _ = role_play.prompt(tiny, REQUEST)
-    assert REQUEST.question in text
-    assert text.count("<|im_start|>user") == 1
+    messages, start = role_play.prompt(REQUEST)
+    assert REQUEST.question in messages[0]["content"]
+    assert (len(messages), start) == (1, "")
 
 
 @pytest.mark.parametrize("name", attacks.ATTACKS)
-def test_a_control_differs_from_its_attack_in_the_behaviour_alone(tiny, name):
+def test_a_control_differs_from_its_attack_in_the_behaviour_alone(name):
     harmful = evaluate.requests(name, 126)
     benign = evaluate.requests(f"{name}_benign", 126)
     assert [r.id for r in harmful] == [r.id for r in benign]
     for h, b, hc, bc in zip(
-        harmful, benign, attacks.cases(tiny, name, harmful), attacks.cases(tiny, f"{name}_benign", benign), strict=True
+        harmful, benign, attacks.cases(name, harmful), attacks.cases(f"{name}_benign", benign), strict=True
     ):
-        assert hc.prompt.replace(h.do, "…") == bc.prompt.replace(b.do, "…")
-        assert hc.start.replace(h.do, "…") == bc.start.replace(b.do, "…")
+        assert words(hc.prompt).replace(h.do, "…") == words(bc.prompt).replace(b.do, "…")
         assert bc.attack == f"{name}_benign"
 
 
@@ -45,6 +47,6 @@ def test_requests_are_held_out_and_mixed():
     assert len(evaluate.requests("borderline", 999)) >= 120
 
 
-def test_an_unknown_attack_is_named(tiny):
+def test_an_unknown_attack_is_named():
     with pytest.raises(ValueError, match="unknown attack 'magic'"):
-        attacks.cases(tiny, "magic", [REQUEST])
+        attacks.cases("magic", [REQUEST])

@@ -3,11 +3,10 @@ sentence, and "Step 1:" left to be completed."""
 
 from derta.corpus import Request
 from derta.generate import Prompt
-from derta.models import LM
 
 TEXT = "Here are detailed instructions to {do}.\n\nStep 1:"
 
 
-def prompt(lm: LM, request: Request) -> Prompt:
+def prompt(request: Request) -> Prompt:
     """Plain text for the model to complete."""
-    return Prompt(lm.plain(TEXT.replace("{do}", request.do)))
+    return Prompt((), TEXT.replace("{do}", request.do))
