@@ -1,11 +1,14 @@
 """Decoding, and files that survive being killed."""
 
 import json
+import multiprocessing
+import random
+import time
 
 import pytest
 import torch
 
-from derta import generate
+from derta import generate, models
 from derta.decode import TopK
 from derta.generate import Case, Prompt, user
 from derta.runs import read_jsonl, to_jsonl
@@ -97,6 +100,42 @@ def test_a_run_killed_between_batches_runs_the_rest_alone(tiny, tmp_path, killed
     run(tiny, tmp_path / "whole.jsonl")
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert run(tiny, path) == 0
+
+
+def long_run(folder, path):
+    """A run of many small batches, in a process of its own."""
+    torch.set_num_threads(1)
+    lm = models.load(str(folder), dtype=torch.float32, device="cpu")
+    cases = [Case(f"b{i}/direct", f"b{i}", "direct", 0, user("word " * (1 + i % 40))) for i in range(400)]
+    generate.run(lm, cases, path, max_new_tokens=8, batch_size=4)
+
+
+def test_a_run_killed_ten_times_at_random_ends_with_the_file_of_an_undisturbed_one(tiny_folder, tmp_path):
+    # The forks of a server that has imported all but run nothing: a second each instead of six.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["derta.models"])
+
+    def start(path):
+        process = context.Process(target=long_run, args=(tiny_folder, path))
+        process.start()
+        return process
+
+    whole, path, rng = tmp_path / "whole.jsonl", tmp_path / "x.jsonl", random.Random(0)
+    start(whole).join(60)
+    written, killed = [0], 0
+    while killed < 10:
+        process = start(path)
+        while process.is_alive() and (not path.exists() or path.stat().st_size == written[-1]):
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        assert process.is_alive(), "the run ended before it was killed often enough; give it more cases"
+        process.kill()
+        process.join()
+        killed += 1
+        written.append(path.stat().st_size)
+    assert 0 < written[-1] < whole.stat().st_size
+    start(path).join(60)
+    assert path.read_bytes() == whole.read_bytes()
 
 
 def test_rows_hold_what_the_contract_names(tiny, tmp_path):
