@@ -1,9 +1,10 @@
 """Attacks → completions → verdicts → tables, on behaviours and phrasings never trained on."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from derta import attacks, decode, generate, stats
 from derta.attacks import prefill
@@ -54,20 +55,39 @@ def attack(
     max_new_tokens: int,
     batch_size: int,
     depths: Sequence[int] = prefill.DEPTHS,
+    searches: Mapping[str, Any] | None = None,
 ) -> None:
     """Run attacks (and controls) against a model into ``folder/<name>.jsonl``, and judge each into the folder's twin
-    under ``verdicts/``. Completions of another model, or made in another way, are removed first."""
+    under ``verdicts/``. Completions of another model, or made in another way, are removed first.
+
+    Args:
+        limit: requests per attack.
+        depths: of ``prefill_depth``.
+        searches: the settings of ``pair`` and ``autodan``, by these names; the searches are logged into the folder's
+            twin under ``searches/``, and have a limit of their own.
+    """
     inputs = {"model": backend.fingerprint(), "limit": limit, "max_new_tokens": max_new_tokens, "batch": batch_size}
     code = [Path(module.__file__) for module in (generate, decode)]
     inputs["code"] = digest(*code, Path(attacks.__file__).parent, DATA)
     made_from(folder, inputs)
     for name in names:
-        asked = requests(name, limit)
         path = folder / f"{name}.jsonl"
-        cases = attacks.cases(name, asked, backend, depths)
+        settings = (searches or {}).get(attacks.base(name))
+        asked = requests(name, min(limit, settings.behaviours) if settings else limit)
+        logs = folder.parent.parent / "searches" / folder.name / name
+        if settings:
+            made_from(logs, inputs | {"search": digest(_facts(settings))})
+            if not any(logs.glob("*.jsonl")):
+                path.unlink(missing_ok=True)
+        cases = attacks.cases(name, asked, backend, depths=depths, settings=settings, logs=logs)
         options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size} | attacks.decoding(name)
         generate.run(backend, cases, path, **options)
         write_verdicts(path, folder.parent.parent / "verdicts" / folder.name / path.name, asked)
+
+
+def _facts(settings: Any) -> dict[str, Any]:
+    """The settings of a search, the models among them by their fingerprints."""
+    return {k: v.fingerprint() if hasattr(v, "fingerprint") else v for k, v in vars(settings).items()}
 
 
 def write_verdicts(completions: Path, verdicts: Path, asked: Sequence[Request]) -> None:

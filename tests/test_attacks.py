@@ -45,8 +45,8 @@ def test_a_control_differs_from_its_attack_in_the_behaviour_alone(lm, name):
     benign = evaluate.requests(f"{name}_benign", 126)
     assert [r.id for r in harmful] == [r.id for r in benign]
     depths = (0, 25)
-    attacking = attacks.cases(name, harmful, lm, depths)
-    control = attacks.cases(f"{name}_benign", benign, lm, depths)
+    attacking = attacks.cases(name, harmful, lm, depths=depths)
+    control = attacks.cases(f"{name}_benign", benign, lm, depths=depths)
     assert len(attacking) == len(control) == len(harmful) * (2 if name == attacks.DEPTH else 1)
     for i, (one, other) in enumerate(zip(attacking, control, strict=True)):
         h, b = harmful[i % len(harmful)], benign[i % len(harmful)]

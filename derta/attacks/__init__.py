@@ -1,18 +1,34 @@
 """Attacks: a request in, a prompt out.
 
-Each file holds one attack, most of them a function `prompt(request) -> Prompt`.
+Each file holds one attack: a function `prompt(request) -> Prompt` or, where the attack works against the target itself,
+`search(request, target, settings, log) -> Prompt`.
 The form-matched benign control of an attack is the same function applied to the benign twins; its rows carry the
 attack's name with ``_benign``.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from scipy.optimize import linear_sum_assignment
+from tqdm import tqdm
 
-from derta.attacks import adaptive, code_attack, completing, direct, multi_turn, prefill, role_play, self_cipher
+from derta.attacks import (
+    adaptive,
+    autodan,
+    code_attack,
+    completing,
+    direct,
+    multi_turn,
+    pair,
+    prefill,
+    role_play,
+    self_cipher,
+)
 from derta.corpus import Request
-from derta.generate import Case, Prompt, user
+from derta.generate import Backend, Case, Prompt, user
 from derta.judge import stems
 from derta.models import LM
 from derta.released import fetch
@@ -35,6 +51,8 @@ ATTACKS: dict[str, Callable[[Request], Prompt]] = {
     "forbid_synonyms": adaptive.prompt,
 }
 DEPTH = "prefill_depth"
+# These search, with settings of their own.
+SEARCHES: dict[str, ModuleType] = {"pair": pair, "autodan": autodan}
 
 # The authors' released prompts: the paper's own templates, demonstrations and programs, with the questions in them.
 PUBLISHED = {
@@ -53,26 +71,43 @@ def base(name: str) -> str:
         ValueError: an unknown name.
     """
     attack = "direct" if name in ("helpful", "borderline") else name.removesuffix(BENIGN)
-    known = [*ATTACKS, DEPTH]
+    known = [*ATTACKS, DEPTH, *SEARCHES]
     if attack not in known:
         raise ValueError(f"unknown attack {name!r}; expected one of {', '.join(known)}, with or without _benign")
     return attack
 
 
 def cases(
-    name: str, requests: Sequence[Request], target: LM | None = None, depths: Sequence[int] = prefill.DEPTHS
+    name: str,
+    requests: Sequence[Request],
+    target: Backend | None = None,
+    *,
+    depths: Sequence[int] = prefill.DEPTHS,
+    settings: pair.Settings | autodan.Settings | None = None,
+    logs: Path | None = None,
 ) -> list[Case]:
     """The cases of one attack, under `name`: an attack, the same with ``_benign``, or ``helpful`` and ``borderline``.
 
     Args:
-        target: the model whose tokens ``prefill_depth`` counts; its tokenizer suffices.
+        target: the model that ``pair`` and ``autodan`` search against, and whose tokens ``prefill_depth`` counts (its
+            tokenizer suffices).
         depths: of ``prefill_depth``, which has a case for each.
+        settings: of the search.
+        logs: the folder in which a search keeps a file per request, from which it goes on if it was killed.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a search without its settings and logs.
         TypeError: a `target` that cannot do what the attack needs.
     """
     attack = base(name)
+    if attack in SEARCHES:
+        module = SEARCHES[attack]
+        if target is None or logs is None or not isinstance(settings, module.Settings):
+            raise ValueError(f"{name} searches: it needs a target, logs and its settings, {attack}.Settings(…)")
+        found = [
+            module.search(r, target, settings, logs / f"{r.id}.jsonl") for r in tqdm(requests, desc=name, mininterval=5)
+        ]
+        return [Case(f"{r.id}/{name}", r.id, name, 0, prompt) for r, prompt in zip(requests, found, strict=True)]
     if attack == DEPTH:
         if not isinstance(target, LM):
             raise TypeError(f"{name} counts tokens: give it a model in process, or its tokenizer alone, as target")
@@ -82,6 +117,15 @@ def cases(
             for r in requests
         ]
     return [Case(f"{r.id}/{name}", r.id, name, 0, ATTACKS[attack](r)) for r in requests]
+
+
+def queries(logs: Path) -> Counter[str]:
+    """How often a search asked each model (attacker, target, judge), over all requests of its `logs`."""
+    counts: Counter[str] = Counter()
+    for log in sorted(logs.glob("*.jsonl")):
+        for row in read_jsonl(log, ("queries",)):
+            counts.update(row["queries"])
+    return counts
 
 
 def decoding(name: str) -> dict[str, Any]:
