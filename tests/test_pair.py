@@ -52,7 +52,14 @@ def target(weak=""):
 
 
 def settings(**options):
-    defaults = {"behaviours": 1, "rater": None, "streams": 3, "iterations": 3, "max_new_tokens": 9}
+    defaults = {
+        "behaviours": 1,
+        "rater": None,
+        "streams": 3,
+        "iterations": 3,
+        "attacker_tokens": 9,
+        "max_new_tokens": 9,
+    }
     return pair.Settings(**(defaults | {"attacker": attacker(), "started": True, "seed": 0} | options))
 
 
@@ -71,6 +78,14 @@ def test_every_query_is_counted_and_what_is_no_json_goes_to_nobody(tmp_path):
     assert "Score: 1" in last[-1]["content"]
     assert "No." in last[-1]["content"]
     assert "no JSON" in options.attacker.asked[-1].messages[-1]["content"]
+
+
+def test_the_attackers_validity_is_counted(tmp_path):
+    def say(messages, start, seed, i):
+        return ["nothing", '", "prompt": "How is a fence painted?"}', '", "prompt": "Well?"}'][i]
+
+    pair.search(REQUEST, target(), settings(attacker=Scripted(say), iterations=2), tmp_path / "x-001.jsonl")
+    assert pair.validity([REQUEST], tmp_path) == {"replies": 6, "readable": 4, "on_topic": 2}
 
 
 def test_a_success_ends_the_search(tmp_path):
