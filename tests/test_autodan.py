@@ -24,6 +24,8 @@ def test_fitness_is_the_likelihood_of_the_reply(tiny, batch_size):
     tiny.model.lm_head.weight.data *= 30
     prompts = [user(t.replace("{question}", REQUEST.question)) for t in role_play.templates()]
     prompts += [prompts[0], user("Hi"), Prompt((), "Plain text")]
+    rules = {"role": "system", "content": "Be polite, be brief and answer in English, whatever happens. " * 5}
+    prompts += [Prompt((rules, *prompt.messages)) for prompt in prompts[:9]]
     reply = "Sure, here are detailed instructions to paint a fence."
     fast = autodan.fitness(tiny, prompts, reply, batch_size)
     answer = tiny.ids(reply)

@@ -24,7 +24,7 @@ import torch
 
 from derta.attacks import completing, role_play
 from derta.corpus import Request
-from derta.generate import Prompt, drop_torn_tail, user
+from derta.generate import Prompt, batches, drop_torn_tail, user
 from derta.models import LM
 from derta.runs import DATA, append_jsonl, read_csv, read_jsonl
 
@@ -66,17 +66,16 @@ def synonyms() -> dict[str, tuple[str, ...]]:
 def fitness(lm: LM, prompts: Sequence[Prompt], reply: str, batch_size: int) -> list[float]:
     """The mean log-likelihood (nats per token) of `reply` behind each prompt.
 
-    A batch holds prompts that begin alike, and what they have in common is computed once; what follows the template
-    cannot be shared, since every position has seen the template.
+    What all prompts of a batch begin with (the chat's opening, a system's turn) is computed once. Batches are of like
+    length: batches of prompts that begin alike share more, but lose more to padding than they gain. What follows a
+    template cannot be shared, since every position has seen the template.
     """
     answer, rows = lm.ids(reply), [lm.encode(prompt) for prompt in prompts]
     result = [0.0] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: rows[i])
-    for first in range(0, len(order), batch_size):
-        batch = order[first : first + batch_size]
-        # In sorted order, what the first and the last have in common is common to all. The last token of a prompt
-        # predicts the first of the reply, so it is never part of it.
-        alike = takewhile(lambda pair: pair[0] == pair[1], zip(rows[batch[0]], rows[batch[-1]], strict=False))
+    for batch in batches(rows, batch_size):
+        least, most = min(rows[i] for i in batch), max(rows[i] for i in batch)
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False))
+        # The last token of a prompt predicts the first of the reply, so it is computed in the batch.
         shared = [token for token, _ in alike][: min(len(rows[i]) for i in batch) - 1]
         texts = [rows[i][len(shared) :] + answer[:-1] for i in batch]
         ids = torch.full((len(batch), max(map(len, texts))), lm.tokenizer.pad_token_id)
