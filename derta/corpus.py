@@ -46,12 +46,15 @@ FREE = Opener("free", "")
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to ask for, in the forms an attack may need: a verb phrase and a full question."""
+    """One thing to ask for, in the forms an attack may need: a verb phrase (or the question again) and a full question;
+    for some also the turns of a conversation before it, or a response that complies."""
 
     id: str
     category: str
     do: str
     question: str
+    turns: tuple[dict[str, str], ...] = ()
+    response: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
 """Attacks → completions → verdicts → tables, on behaviours and phrasings never trained on."""
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from derta import attacks, generate, stats
-from derta.corpus import Request, behaviours, borderline, instructions, phrasings
+from derta import attacks, decode, generate, stats
+from derta.attacks import prefill
+from derta.corpus import Request, behaviours, borderline, conversations, instructions, phrasings, responses
+from derta.generate import Backend
 from derta.judge import judge
-from derta.models import LM
 from derta.runs import DATA, digest, made_from, read_jsonl, to_jsonl, write_atomically, write_csv
 
 
@@ -23,32 +24,70 @@ def requests(name: str, limit: int) -> list[Request]:
     elif name == "helpful":
         chosen = [Request(i.id, i.kind, i.text, i.text) for i in instructions("test")]
     else:
-        forms = phrasings("test")
-        pairs = [(b, b.benign if name.endswith(attacks.BENIGN) else b.harmful) for b in behaviours("test")]
+        forms, benign = phrasings("test"), name.endswith(attacks.BENIGN)
+        asked = {b.id: (b, b.benign if benign else b.harmful) for b in behaviours("test")}
         chosen = [
-            Request(b.id, b.category, do, forms[i % len(forms)].replace("{do}", do)) for i, (b, do) in enumerate(pairs)
+            Request(b.id, b.category, do, forms[i % len(forms)].replace("{do}", do))
+            for i, (b, do) in enumerate(asked.values())
         ]
+        if attacks.base(name) == "multi_turn":
+            chosen = [
+                Request(b.id, b.category, do, c.benign if benign else c.harmful, turns=c.turns)
+                for c in conversations()
+                for b, do in [asked[c.behaviour_id]]
+            ]
+        elif attacks.base(name) == attacks.DEPTH:
+            chosen = [
+                Request(b.id, b.category, do, row.prompt, response=row.response)
+                for row in responses("benign-test" if benign else "harmful-test")
+                for b, do in [asked[row.behaviour_id]]
+            ]
     n = min(limit, len(chosen))
     return [chosen[i * len(chosen) // n] for i in range(n)]
 
 
-def attack(lm: LM, names: Sequence[str], folder: Path, *, limit: int, max_new_tokens: int, batch_size: int) -> None:
+def attack(
+    backend: Backend,
+    names: Sequence[str],
+    folder: Path,
+    *,
+    limit: int,
+    max_new_tokens: int,
+    batch_size: int,
+    depths: Sequence[int] = prefill.DEPTHS,
+    searches: Mapping[str, Any] | None = None,
+) -> None:
     """Run attacks (and controls) against a model into ``folder/<name>.jsonl``, and judge each into the folder's twin
-    under ``verdicts/``. Completions of another model, or made in another way, are removed first."""
-    inputs = {"model": fingerprint(lm.name), "limit": limit, "max_new_tokens": max_new_tokens, "batch": batch_size}
-    inputs["code"] = digest(Path(generate.__file__), Path(attacks.__file__).parent, DATA)
+    under ``verdicts/``. Completions of another model, or made in another way, are removed first.
+
+    Args:
+        limit: requests per attack.
+        depths: of ``prefill_depth``.
+        searches: the settings of ``pair`` and ``autodan``, by these names; the searches are logged into the folder's
+            twin under ``searches/``, and have a limit of their own.
+    """
+    inputs = {"model": backend.fingerprint(), "limit": limit, "max_new_tokens": max_new_tokens, "batch": batch_size}
+    code = [Path(module.__file__) for module in (generate, decode)]
+    inputs["code"] = digest(*code, Path(attacks.__file__).parent, DATA)
     made_from(folder, inputs)
     for name in names:
-        asked = requests(name, limit)
         path = folder / f"{name}.jsonl"
-        generate.run(lm, attacks.cases(lm, name, asked), path, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        settings = (searches or {}).get(attacks.base(name))
+        asked = requests(name, min(limit, settings.behaviours) if settings else limit)
+        logs = folder.parent.parent / "searches" / folder.name / name
+        if settings:
+            made_from(logs, inputs | {"search": digest(_facts(settings))})
+            if not any(logs.glob("*.jsonl")):
+                path.unlink(missing_ok=True)
+        cases = attacks.cases(name, asked, backend, depths=depths, settings=settings, logs=logs)
+        options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size} | attacks.decoding(name)
+        generate.run(backend, cases, path, **options)
         write_verdicts(path, folder.parent.parent / "verdicts" / folder.name / path.name, asked)
 
 
-def fingerprint(model: str) -> str:
-    """A hash of what a model of `derta.train` was made from; of the name for any other."""
-    path = Path(model) / "provenance.json"
-    return digest(json.loads(path.read_text())["inputs"] if path.exists() else model)
+def _facts(settings: Any) -> dict[str, Any]:
+    """The settings of a search, the models among them by their fingerprints."""
+    return {k: v.fingerprint() if hasattr(v, "fingerprint") else v for k, v in vars(settings).items()}
 
 
 def write_verdicts(completions: Path, verdicts: Path, asked: Sequence[Request]) -> None:
@@ -60,11 +99,16 @@ def write_verdicts(completions: Path, verdicts: Path, asked: Sequence[Request]) 
 
 
 def verdicts(folder: Path) -> dict[str, dict[str, dict]]:
-    """The verdicts of one model: attack name → behaviour id → verdict row."""
-    return {
-        path.stem: {row["case_id"].rpartition("/")[0]: row for row in read_jsonl(path, ("case_id", "verdict"))}
-        for path in sorted(folder.glob("*.jsonl"))
-    }
+    """The verdicts of one model: attack name → behaviour id → verdict row.
+
+    An attack at several depths has a name for each, such as ``prefill_depth/25``.
+    """
+    judged: dict[str, dict[str, dict]] = defaultdict(dict)
+    for path in sorted(folder.glob("*.jsonl")):
+        for row in read_jsonl(path, ("case_id", "verdict")):
+            behaviour_id, _, name = row["case_id"].partition("/")
+            judged[name][behaviour_id] = row
+    return dict(judged)
 
 
 def asr_table(run: Path, model: str) -> list[dict]:
@@ -73,14 +117,16 @@ def asr_table(run: Path, model: str) -> list[dict]:
     for folder in sorted((run / "verdicts").iterdir()):
         arm, _, seed = folder.name.rpartition("-s")
         for name, judged in verdicts(folder).items():
-            category = {request.id: request.category for request in requests(name, 10**9)}
+            attack, _, depth = name.partition("/")
+            category = {request.id: request.category for request in requests(attack, 10**9)}
             counts: dict[str, Counter] = defaultdict(Counter)
             for behaviour_id, row in judged.items():
                 for group in ("all", category[behaviour_id]):
                     counts[group].update(["n", row["verdict"]] + ["refused"] * row["refused"])
             for group in ["all", *sorted(counts.keys() - {"all"})]:
-                key = {"model": model, "arm": arm, "seed": int(seed), "attack": name, "depth": 0, "category": group}
-                rows.append(key | {field: counts[group][field] for field in ("n", "refused", "unsafe", "unscored")})
+                key = {"model": model, "arm": arm, "seed": int(seed), "attack": attack, "depth": int(depth or 0)}
+                numbers = {field: counts[group][field] for field in ("n", "refused", "unsafe", "unscored")}
+                rows.append(key | {"category": group} | numbers)
     write_csv(run / "results" / "asr.csv", rows)
     return rows
 

@@ -1,98 +1,99 @@
-"""Cases → completions: batched decoding, and JSON Lines that survive being killed."""
+"""Cases → completions: what a model is asked, what answers it, and JSON Lines that survive being killed."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import torch
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList
 
-from derta.models import LM
-from derta.runs import append_jsonl, read_jsonl, to_jsonl, write_atomically
+from derta.runs import append_jsonl, digest, read_jsonl, to_jsonl, write_atomically
 
 
 class Prompt(NamedTuple):
-    """What a model is given: the rendered text, special tokens included, and the start of its own reply."""
+    """What a model is asked, whichever model it is.
 
-    text: str
+    Attributes:
+        messages: of a conversation, each with `role` and `content`; none for plain text without any formatting token.
+        start: the first words of the model's own reply; without messages, the text to be completed.
+    """
+
+    messages: tuple[dict[str, str], ...]
     start: str = ""
+
+    @property
+    def reply(self) -> str:
+        """The start of the model's own reply; plain text has none."""
+        return self.start if self.messages else ""
+
+
+def user(text: str, start: str = "") -> Prompt:
+    """A prompt of one user turn."""
+    return Prompt(({"role": "user", "content": text},), start)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt put to a model; `depth` counts the harmful response tokens in `start` beyond its opening."""
+    """One prompt put to a model; `depth` counts the tokens of a response in the prompt's `start`."""
 
     case_id: str
     behaviour_id: str
     attack: str
     depth: int
-    prompt: str
-    start: str
+    prompt: Prompt
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model answered; `finish_reason` is ``stop`` (end of sequence) or ``length``."""
+    """What a model answered.
+
+    Attributes:
+        finish_reason: ``stop`` (end of sequence), ``length``, or what else a server says.
+        new_tokens: those of the completion, its end included; None where a server does not count.
+        prompt_tokens: those of the prompt, the start of the reply included; None likewise.
+    """
 
     text: str
     finish_reason: str
-    new_tokens: int
+    new_tokens: int | None
+    prompt_tokens: int | None
 
 
-class TopK(LogitsProcessor):
-    """Draws each next token from the `k` likeliest, and leaves greedy decoding no other.
+class Backend(Protocol):
+    """Something that completes prompts: a model in process (`derta.models.LM`) or a server (`derta.endpoint`).
 
-    On a CPU, drawing from a vocabulary of 49,152 for 64 rows takes longer than the model's own step.
+    Attributes:
+        name: for the rows and for messages.
+        batched: whether the prompts of one call are computed together; if not, each goes alone, several at a time.
     """
 
-    def __init__(self, k: int, temperature: float, seed: int, device: torch.device):
-        self.k, self.temperature = k, temperature
-        self.generator = torch.Generator(device).manual_seed(seed)
+    name: str
+    batched: bool
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        top = scores.topk(self.k)
-        # The Gumbel-max trick: the largest of logits plus Gumbel noise is a draw from their softmax.
-        gumbel = -torch.empty_like(top.values).exponential_(generator=self.generator).log()
-        drawn = top.indices.gather(1, (top.values / self.temperature + gumbel).argmax(-1, keepdim=True))
-        return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+    def fingerprint(self) -> str:
+        """A hash of what answers: two backends of one fingerprint give the same completions."""
 
+    def render(self, prompt: Prompt) -> str:
+        """The prompt as the model sees it, but for the start of its reply."""
 
-def complete(
-    lm: LM,
-    prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int,
-    min_new_tokens: int = 0,
-    temperature: float = 0.0,
-    seed: int = 0,
-) -> list[Completion]:
-    """Continue `prompts` in one left-padded batch: greedily at temperature 0, as in the paper, else from the top 50.
+    def complete(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int = 0,
+        temperature: float = 0.0,
+        seed: int = 0,
+        forbidden: Sequence[str] = (),
+    ) -> list[Completion]:
+        """Answer `prompts`: greedily at temperature 0, as in the paper, else drawn with `seed`.
 
-    No row ends by itself before `min_new_tokens`.
-    """
-    tokenizer, device = lm.tokenizer, lm.model.device
-    ids = [lm.ids(text) + (lm.ids(start) if start else []) for text, start in prompts]
-    batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
-    sampler = LogitsProcessorList([TopK(50, temperature, seed, device)] if temperature > 0 else [])
-    with torch.inference_mode():
-        output = lm.model.generate(
-            **batch.to(device),
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens or None,
-            pad_token_id=tokenizer.pad_token_id,
-            do_sample=False,
-            logits_processor=sampler,
-        )
-    completions = []
-    for ids in output[:, batch.input_ids.shape[1] :].tolist():
-        stop = tokenizer.eos_token_id in ids
-        ids = ids[: ids.index(tokenizer.eos_token_id)] if stop else ids
-        text = tokenizer.decode(ids, skip_special_tokens=True)
-        completions.append(Completion(text, "stop" if stop else "length", len(ids) + stop))
-    return completions
+        Args:
+            min_new_tokens: no answer ends by itself before.
+            forbidden: words that no answer may hold.
+        """
 
 
 def batches(prompts: Sequence[Sequence], size: int) -> Iterator[list[int]]:
@@ -103,48 +104,93 @@ def batches(prompts: Sequence[Sequence], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
-def run(lm: LM, cases: Sequence[Case], path: Path, *, batch_size: int, seed: int = 0, **decoding: float) -> int:
-    """Answer `cases` into the JSON Lines file `path`, a batch at a time, and return how many were run.
+def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int, seed: int = 0, **decoding: Any) -> int:
+    """Answer `cases` into the JSON Lines file `path`, and return how many were run.
 
-    What the file already holds is not run again. The batches and their seeds depend on the arguments alone, so a run
-    that was killed and started again writes the same bytes as an undisturbed one; rows of a half-written batch are run
-    anew.
+    Rows are written as they are answered, and put in the order of the cases at the end. What the file already holds is
+    not run again. The batches and their seeds depend on the arguments alone, so a run that was killed and started again
+    ends with the bytes of an undisturbed one; rows of a half-written batch are run anew.
 
     Args:
+        batch_size: cases answered at a time: in one batch by a model in process, by as many requests to a server.
         seed: of the first batch; each further batch has the next.
-        decoding: of `complete`.
+        decoding: of `Backend.complete`.
 
     Raises:
-        ValueError: the file holds a row that belongs to other cases than these.
+        ValueError: the file holds a row that belongs to other cases or parameters than these.
     """
     if len({case.case_id for case in cases}) < len(cases):
         raise ValueError(f"{path}: two cases have the same case_id")
-    _drop_torn_tail(path)
-    done = list(read_jsonl(path, ("case_id", "prompt", "start", "completion"))) if path.exists() else []
-    expected = {case.case_id: [case.prompt, case.start] for case in cases}
-    for number, row in enumerate(done, start=1):
-        if expected.get(row["case_id"]) != [row["prompt"], row["start"]]:
-            raise ValueError(f"{path}, row {number}: {row['case_id']!r} is not one of these cases; delete the file")
-    finished = {row["case_id"] for row in done}
-    planned = list(batches([case.prompt + case.start for case in cases], batch_size))
-    todo = [item for item in enumerate(planned) if not all(cases[i].case_id in finished for i in item[1])]
+    together = batch_size if backend.batched else 1
+    model = Path(backend.name).name if Path(backend.name).is_dir() else backend.name
+    made = {"model": model, "parameters": digest(backend.fingerprint(), decoding, seed, together)}
+    asked = [{"prompt": backend.render(case.prompt), "start": case.prompt.reply} for case in cases]
+    expected = {case.case_id: text | made for case, text in zip(cases, asked, strict=True)}
+    drop_torn_tail(path)
+    fields = ("case_id", "prompt", "start", "completion", *made)
+    done = {row["case_id"]: row for row in read_jsonl(path, fields)} if path.exists() else {}
+    for number, (case_id, row) in enumerate(done.items(), start=1):
+        if any(row[name] != value for name, value in expected.get(case_id, {"case_id": None}).items()):
+            raise ValueError(
+                f"{path}, row {number}: {case_id!r} is not one of these cases, or was answered by another model or "
+                "with other parameters; delete the file"
+            )
+    planned = enumerate(batches([text["prompt"] + text["start"] for text in asked], together))
+    todo = [(number, batch) for number, batch in planned if not all(cases[i].case_id in done for i in batch)]
     again = {cases[i].case_id for _, batch in todo for i in batch}
-    if again & finished:
-        write_atomically(path, to_jsonl(row for row in done if row["case_id"] not in again))
-    ran = 0
-    for number, batch in tqdm(todo, desc=path.stem, mininterval=5):
-        prompts = [Prompt(cases[i].prompt, cases[i].start) for i in batch]
-        answers = complete(lm, prompts, seed=seed + number, **decoding)
-        rows = [
-            asdict(cases[i]) | {"completion": a.text, "finish_reason": a.finish_reason, "new_tokens": a.new_tokens}
+    if again & done.keys():
+        done = {case_id: row for case_id, row in done.items() if case_id not in again}
+        write_atomically(path, to_jsonl(done.values()))
+
+    def answer(number: int, batch: list[int]) -> list[dict[str, Any]]:
+        answers = backend.complete([cases[i].prompt for i in batch], seed=seed + number, **decoding)
+        return [
+            {name: getattr(cases[i], name) for name in ("case_id", "behaviour_id", "attack", "depth")}
+            | asked[i]
+            | {"completion": a.text, "finish_reason": a.finish_reason}
+            | {"new_tokens": a.new_tokens, "prompt_tokens": a.prompt_tokens, "seed": seed + number}
+            | made
             for i, a in zip(batch, answers, strict=True)
         ]
-        append_jsonl(path, rows)
-        ran += len(rows)
-    return ran
+
+    with tqdm(total=len(again), desc=path.stem, mininterval=5) as bar:
+        for rows in _answered(answer, todo, 1 if backend.batched else batch_size):
+            append_jsonl(path, rows)
+            done |= {row["case_id"]: row for row in rows}
+            bar.update(len(rows))
+    if list(done) != [case.case_id for case in cases]:
+        write_atomically(path, to_jsonl(done[case.case_id] for case in cases))
+    return len(again)
 
 
-def _drop_torn_tail(path: Path) -> None:
+def _answered(answer: Callable, todo: Sequence[tuple[int, list[int]]], workers: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each batch as they are answered, `workers` batches at a time.
+
+    Where one fails, no further one is begun; the rows of those that are under way come before its error.
+    """
+    if workers == 1:
+        yield from (answer(*item) for item in todo)
+        return
+    failures = []
+    pool = ThreadPoolExecutor(workers)
+    try:
+        running = [pool.submit(answer, *item) for item in todo]
+        for future in as_completed(running):
+            if future.cancelled():
+                continue
+            if failure := future.exception():
+                failures.append(failure)
+                for other in running:
+                    other.cancel()
+            else:
+                yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failures:
+        raise failures[0]
+
+
+def drop_torn_tail(path: Path) -> None:
     """Cut a last line without its end, which a killed writer leaves behind."""
     if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
         os.truncate(path, content.rfind(b"\n") + 1)

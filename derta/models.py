@@ -3,19 +3,24 @@
 `load` takes a name of `MODELS`, a hub id or a local folder by the same call.
 """
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from derta.runs import cache_dir
+from derta import decode
+from derta.generate import Completion, Prompt
+from derta.runs import cache_dir, digest
 
 # The paper's training format, backslash included (arXiv 2407.09121, Appendix; its evaluation adds newlines).
 PAPER_CHAT = (
@@ -75,16 +80,26 @@ MODELS = {
 
 @dataclass
 class LM:
-    """A language model with what is needed to speak to it; `model` is None where only the tokenizer was loaded."""
+    """A language model with what is needed to speak to it: a `derta.generate.Backend` in process.
+
+    `model` is None where only the tokenizer was loaded.
+    """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel | None = None
+    batched: ClassVar[bool] = True
 
-    def chat(self, user: str) -> str:
-        """The text of one user turn and the opening of the reply."""
-        turn = [{"role": "user", "content": user}]
-        return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    def fingerprint(self) -> str:
+        """A hash of what a model of `derta.train` was made from, of the name for any other; and of the precision."""
+        path = Path(self.name) / "provenance.json"
+        origin = json.loads(path.read_text())["inputs"] if path.exists() else self.name
+        return digest(origin, str(self.model and self.model.dtype))
+
+    def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
+        """The text of a conversation (or of one user turn) and the opening of the reply."""
+        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
     def plain(self, text: str) -> str:
         """`text` without any formatting token but the beginning-of-sequence token that the tokenizer would add."""
@@ -98,6 +113,23 @@ class LM:
         the same token whatever its prompt ends with.
         """
         return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def render(self, prompt: Prompt) -> str:
+        """The text of a prompt, special tokens included, without the start of the reply."""
+        return self.chat(prompt.messages) if prompt.messages else self.plain(prompt.start)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt and of the start of its reply."""
+        return self.ids(self.render(prompt)) + (self.ids(prompt.reply) if prompt.reply else [])
+
+    def complete(
+        self, prompts: Sequence[Prompt], *, forbidden: Sequence[str] = (), **decoding: Any
+    ) -> list[Completion]:
+        """Answer `prompts` in one batch; see `derta.generate.Backend` for the arguments."""
+        # Every word as a response begins with it, and as it stands behind another.
+        tokens = [self.ids(space + word) for word in forbidden for space in ("", " ")]
+        ids = [self.encode(prompt) for prompt in prompts]
+        return decode.complete(self.model, self.tokenizer, ids, forbidden=tokens, **decoding)
 
     def refusal_id(self, word: str = "Sorry") -> int:
         """The id of the refusal token (`sorry` in Eq. 2) where it must be produced: at the start of a response.

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from derta import generate, models
+from derta import decode, generate, models
 from derta import judge as judge_module
 from derta.corpus import FREE, RESPONSES, behaviours, instructions, openers, phrasings, plain_prompts
-from derta.generate import Case
+from derta.generate import Case, Prompt, user
 from derta.judge import REFUSAL, judge
 from derta.models import LM
 from derta.runs import digest, made_from, read_jsonl, run_dir, to_jsonl, write_atomically
@@ -92,10 +92,8 @@ def draw(lm: LM, waiting: Sequence[Draft], folder: Path, *, attempt: int, seed: 
     for draft in waiting:
         groups[draft.file, draft.tokens].append(draft)
     for (file, tokens), group in groups.items():
-        cases = [
-            Case(d.id, d.behaviour_id, file, 0, lm.plain(d.prompt) if d.form == "plain" else lm.chat(d.prompt), d.start)
-            for d in group
-        ]
+        asked = [Prompt((), d.prompt) if d.form == "plain" else user(d.prompt, d.start) for d in group]
+        cases = [Case(d.id, d.behaviour_id, file, 0, prompt) for d, prompt in zip(group, asked, strict=True)]
         plain = {d.id for d in group if d.form == "plain"}
         path = folder / f"{file}-{tokens}-{attempt}.jsonl"
         generate.run(
@@ -154,6 +152,6 @@ def _twin(file: str, id: str) -> tuple[str, str] | None:
 if __name__ == "__main__":
     drawn = run_dir("responses")
     base = models.load("smollm2-135m")
-    code = [Path(module.__file__) for module in (generate, models, judge_module)] + [Path(__file__)]
+    code = [Path(module.__file__) for module in (generate, decode, models, judge_module)] + [Path(__file__)]
     made_from(drawn, {"drafts": digest([vars(draft) for draft in drafts(0)]), "code": digest(*code)})
     write(base, RESPONSES, drawn, seed=0, batch_size=64)

@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from derta import corpus, generate
-from derta.models import load
+from derta import corpus
+from derta.models import LM, load
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -89,7 +89,7 @@ def killed_at_batch():
 
     @contextmanager
     def killed(n: int):
-        complete, calls = generate.complete, []
+        complete, calls = LM.complete, []
 
         def dies(*args, **options):
             calls.append(args)
@@ -97,7 +97,7 @@ def killed_at_batch():
                 raise KeyboardInterrupt
             return complete(*args, **options)
 
-        with mock.patch.object(generate, "complete", dies), pytest.raises(KeyboardInterrupt):
+        with mock.patch.object(LM, "complete", dies), pytest.raises(KeyboardInterrupt):
             yield
 
     return killed

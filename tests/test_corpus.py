@@ -7,7 +7,6 @@ from itertools import product
 import pytest
 
 from derta import corpus, models
-from derta.attacks import completing, prefill
 from derta.judge import REFUSAL, judge, stems
 
 
@@ -121,10 +120,3 @@ def test_harmful_responses_and_those_of_the_twins_have_the_same_forms():
 def test_no_response_refuses_and_none_is_empty():
     for file in sorted(path.stem for path in corpus.RESPONSES.glob("*.jsonl")):
         assert not [r.id for r in corpus.responses(file) if REFUSAL.search(r.response) or not r.response.strip()]
-
-
-def test_attacks_do_not_reuse_training_forms():
-    templates = {o.template for o in corpus.openers()} | set(corpus.plain_prompts())
-    assert prefill.START not in templates
-    assert completing.TEXT not in templates
-    assert not [t for t in templates if prefill.START.startswith(t)]

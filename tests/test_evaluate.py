@@ -42,6 +42,17 @@ def test_from_a_model_to_the_table(tiny, tmp_path):
     assert list(verdict) == ["case_id", "refused", "verdict", "reason"]
 
 
+def test_depth_is_an_axis_of_the_table(tiny, tmp_path):
+    run = tmp_path / "run"
+    names = ["prefill_depth", "prefill_depth_benign"]
+    options = {"limit": 3, "max_new_tokens": 2, "batch_size": 4, "depths": (0, 5)}
+    evaluate.attack(tiny, names, run / "completions" / "base-s0", **options)
+    table = [row for row in evaluate.asr_table(run, "tiny") if row["category"] == "all"]
+    assert [(row["attack"], row["depth"], row["n"]) for row in table] == [(n, d, 3) for n in names for d in (0, 5)]
+    judged = evaluate.verdicts(run / "verdicts" / "base-s0")
+    assert paired_rates(judged["prefill_depth/5"], judged["prefill_depth_benign/5"])["n"] == 3
+
+
 def test_completions_made_in_another_way_are_removed(tiny, tmp_path):
     folder = tmp_path / "completions" / "derta-s0"
     evaluate.attack(tiny, ["direct"], folder, limit=2, max_new_tokens=2, batch_size=2)

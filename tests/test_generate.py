@@ -1,14 +1,21 @@
 """Decoding, and files that survive being killed."""
 
 import json
+import multiprocessing
+import random
+import time
 
 import pytest
 import torch
 
-from derta import generate
-from derta.generate import Case, Prompt
+from derta import generate, models
+from derta.decode import TopK
+from derta.generate import Case, Prompt, user
+from derta.runs import read_jsonl, to_jsonl
 
-CASES = [Case(f"b{i}/direct", f"b{i}", "direct", 0, "word " * (i + 1), "So" if i % 2 else "") for i in range(10)]
+PROMPTS = [user("word " * (i + 1), "So" if i % 2 else "") for i in range(8)]
+PROMPTS += [Prompt((), "The first"), Prompt((*PROMPTS[0].messages, {"role": "assistant", "content": "Yes."}), "And")]
+CASES = [Case(f"b{i}/direct", f"b{i}", "direct", 0, prompt) for i, prompt in enumerate(PROMPTS)]
 
 
 def run(tiny, path, **options):
@@ -16,11 +23,10 @@ def run(tiny, path, **options):
 
 
 def test_a_batch_gives_what_each_prompt_gives_alone(tiny):
-    prompts = [Prompt(case.prompt, case.start) for case in CASES]
-    together = generate.complete(tiny, prompts, max_new_tokens=6)
+    together = tiny.complete(PROMPTS, max_new_tokens=6)
     alone = []
-    for prompt in prompts:
-        ids = tiny.ids(prompt.text) + (tiny.ids(prompt.start) if prompt.start else [])
+    for prompt in PROMPTS:
+        ids = tiny.ids(tiny.render(prompt)) + (tiny.ids(prompt.reply) if prompt.reply else [])
         for _ in range(6):
             with torch.no_grad():
                 ids.append(int(tiny.model(torch.tensor([ids])).logits[0, -1].argmax()))
@@ -28,11 +34,37 @@ def test_a_batch_gives_what_each_prompt_gives_alone(tiny):
     assert [c.text for c in together] == alone
     assert {c.finish_reason for c in together} == {"length"}
     assert {c.new_tokens for c in together} == {6}
+    assert [c.prompt_tokens for c in together] == [len(tiny.encode(prompt)) for prompt in PROMPTS]
+
+
+def test_plain_text_is_completed_as_it_is(tiny):
+    assert tiny.render(Prompt((), "Step 1:")) == "Step 1:"
+    assert tiny.encode(Prompt((), "Step 1:")) == tiny.ids("Step 1:")
+
+
+def test_greedy_results_do_not_depend_on_the_batch_size(tiny, tmp_path):
+    rows = {}
+    for size in (1, 3, 8):
+        run(tiny, tmp_path / f"{size}.jsonl", batch_size=size)
+        rows[size] = list(read_jsonl(tmp_path / f"{size}.jsonl"))
+        assert [row["case_id"] for row in rows[size]] == [case.case_id for case in CASES]
+    texts = [[(r["completion"], r["finish_reason"], r["new_tokens"]) for r in rows[size]] for size in rows]
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_a_forbidden_word_is_not_produced(tiny):
+    free = tiny.complete(PROMPTS, max_new_tokens=6)
+    first = tiny.tokenizer.decode(tiny.ids(free[0].text)[:1]).strip()
+    assert first in free[0].text
+    bound = tiny.complete(PROMPTS, max_new_tokens=6, forbidden=[first])
+    forbidden = {tuple(tiny.ids(space + first)) for space in ("", " ")}
+    assert all(len(ids) == 1 for ids in forbidden)
+    assert not any(set(tiny.ids(c.text)) & {ids[0] for ids in forbidden} for c in bound)
 
 
 def test_a_draw_follows_the_softmax_of_the_likeliest():
     scores = torch.tensor([[2.0, 1.0, 0.0, -9.0]]).repeat(20_000, 1)
-    drawn = generate.TopK(3, 0.5, seed=0, device=torch.device("cpu"))(None, scores)
+    drawn = TopK(3, 0.5, seed=0, device=torch.device("cpu"))(None, scores)
     assert ((drawn == 0).sum(-1) == 1).all()
     assert (drawn.isinf().sum(-1) == 3).all()
     share = (drawn == 0).float().mean(0)
@@ -41,9 +73,8 @@ def test_a_draw_follows_the_softmax_of_the_likeliest():
 
 
 def test_sampled_rows_of_one_seed_are_the_same_and_long_enough(tiny):
-    prompts = [Prompt(case.prompt, case.start) for case in CASES]
     options = {"max_new_tokens": 8, "min_new_tokens": 8, "temperature": 5.0}
-    first, again, other = (generate.complete(tiny, prompts, seed=seed, **options) for seed in (1, 1, 2))
+    first, again, other = (tiny.complete(PROMPTS, seed=seed, **options) for seed in (1, 1, 2))
     assert first == again != other
     assert {c.new_tokens for c in first} == {8}
 
@@ -52,7 +83,11 @@ def test_sampled_rows_of_one_seed_are_the_same_and_long_enough(tiny):
 def test_a_killed_run_ends_with_the_file_of_an_undisturbed_one(tiny, tmp_path, cut):
     run(tiny, tmp_path / "whole.jsonl")
     whole = (tmp_path / "whole.jsonl").read_bytes()
-    (tmp_path / "killed.jsonl").write_bytes(whole[: int(len(whole) * cut)])
+    rows = list(read_jsonl(tmp_path / "whole.jsonl"))
+    # While a run is under way, its rows stand in the order in which they were answered.
+    texts = [row["prompt"] + row["start"] for row in rows]
+    under_way = to_jsonl(rows[i] for batch in generate.batches(texts, 3) for i in batch).encode()
+    (tmp_path / "killed.jsonl").write_bytes(under_way[: int(len(under_way) * cut)])
     assert run(tiny, tmp_path / "killed.jsonl") < len(CASES) or cut < 0.3
     assert (tmp_path / "killed.jsonl").read_bytes() == whole
 
@@ -67,18 +102,62 @@ def test_a_run_killed_between_batches_runs_the_rest_alone(tiny, tmp_path, killed
     assert run(tiny, path) == 0
 
 
+def long_run(folder, path):
+    """A run of many small batches, in a process of its own."""
+    torch.set_num_threads(1)
+    lm = models.load(str(folder), dtype=torch.float32, device="cpu")
+    cases = [Case(f"b{i}/direct", f"b{i}", "direct", 0, user("word " * (1 + i % 40))) for i in range(400)]
+    generate.run(lm, cases, path, max_new_tokens=8, batch_size=4)
+
+
+def test_a_run_killed_ten_times_at_random_ends_with_the_file_of_an_undisturbed_one(tiny_folder, tmp_path):
+    # The forks of a server that has imported all but run nothing: a second each instead of six.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["derta.models"])
+
+    def start(path):
+        process = context.Process(target=long_run, args=(tiny_folder, path))
+        process.start()
+        return process
+
+    whole, path, rng = tmp_path / "whole.jsonl", tmp_path / "x.jsonl", random.Random(0)
+    start(whole).join(60)
+    written, killed = [0], 0
+    while killed < 10:
+        process = start(path)
+        while process.is_alive() and (not path.exists() or path.stat().st_size == written[-1]):
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        assert process.is_alive(), "the run ended before it was killed often enough; give it more cases"
+        process.kill()
+        process.join()
+        killed += 1
+        written.append(path.stat().st_size)
+    assert 0 < written[-1] < whole.stat().st_size
+    start(path).join(60)
+    assert path.read_bytes() == whole.read_bytes()
+
+
 def test_rows_hold_what_the_contract_names(tiny, tmp_path):
     run(tiny, tmp_path / "x.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     names = "case_id behaviour_id attack depth prompt start completion finish_reason new_tokens".split()
-    assert list(rows[0]) == names
-    assert {row["case_id"] for row in rows} == {case.case_id for case in CASES}
+    assert list(rows[0]) == [*names, "prompt_tokens", "seed", "model", "parameters"]
+    assert [row["case_id"] for row in rows] == [case.case_id for case in CASES]
+    assert rows[0]["prompt"] == tiny.chat("word ")
+    assert {row["model"] for row in rows} == {"tiny"}
 
 
 def test_a_file_of_other_cases_is_an_error(tiny, tmp_path):
     run(tiny, tmp_path / "x.jsonl")
     with pytest.raises(ValueError, match=r"x\.jsonl, row 1: .* is not one of these cases"):
-        generate.run(tiny, CASES[:1], tmp_path / "x.jsonl", max_new_tokens=6, batch_size=3)
+        generate.run(tiny, CASES[1:], tmp_path / "x.jsonl", max_new_tokens=6, batch_size=3)
+
+
+def test_a_file_of_other_parameters_is_an_error(tiny, tmp_path):
+    run(tiny, tmp_path / "x.jsonl")
+    with pytest.raises(ValueError, match=r"x\.jsonl, row 1: .* or with other parameters; delete the file"):
+        run(tiny, tmp_path / "x.jsonl", max_new_tokens=5)
 
 
 def test_a_broken_row_is_named(tiny, tmp_path):

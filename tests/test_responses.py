@@ -2,8 +2,9 @@
 
 import pytest
 
-from derta import generate, responses
+from derta import responses
 from derta.generate import Completion
+from derta.models import LM
 from derta.responses import Draft
 from derta.runs import read_jsonl
 
@@ -58,10 +59,10 @@ def test_same_seed_same_bytes_and_a_killed_run_goes_on(tiny, few, tmp_path, monk
 
 def test_what_does_not_fit_is_drawn_again_and_then_left_out_and_counted(tiny, few, tmp_path, monkeypatch, capsys):
     def refuses_twins(lm, prompts, **options):
-        asked = [prompt.text for prompt in prompts]
+        asked = [lm.render(prompt) for prompt in prompts]
         twins = {d.about for d in few if d.file == "benign-train"}
         return [
-            Completion("Sorry, but I can't." if any(t in text for t in twins) else " " + good(text), "stop", 9)
+            Completion("Sorry, but I can't." if any(t in text for t in twins) else " " + good(text), "stop", 9, 9)
             for text in asked
         ]
 
@@ -69,7 +70,7 @@ def test_what_does_not_fit_is_drawn_again_and_then_left_out_and_counted(tiny, fe
         about = next((d.about for d in few if d.about and d.about in text), "go on")
         return GOOD.replace("{do}", about)
 
-    monkeypatch.setattr(generate, "complete", refuses_twins)
+    monkeypatch.setattr(LM, "complete", refuses_twins)
     responses.write(tiny, tmp_path / "out", tmp_path / "drawn", seed=0, batch_size=4)
     out = capsys.readouterr().out
     assert "harmful-train: 0 rows" in out

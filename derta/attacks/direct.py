@@ -1,10 +1,9 @@
 """The plain question: no attack."""
 
 from derta.corpus import Request
-from derta.generate import Prompt
-from derta.models import LM
+from derta.generate import Prompt, user
 
 
-def prompt(lm: LM, request: Request) -> Prompt:
-    """The question in the model's chat format."""
-    return Prompt(lm.chat(request.question))
+def prompt(request: Request) -> Prompt:
+    """The question as a user's turn."""
+    return user(request.question)

@@ -1,0 +1,227 @@
+"""Servers: a scripted one that fails in every way, and the real one of transformers."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from derta import attacks, evaluate, generate
+from derta.endpoint import Endpoint
+from derta.generate import Case, Prompt, user
+from derta.runs import read_jsonl
+
+CASES = [Case(f"b{i}/direct", f"b{i}", "direct", 0, user(f"Question {i}")) for i in range(12)]
+# What the n-th question meets before it is answered; "never" goes on for ever.
+SCRIPT = [
+    ["429"],
+    ["500"],
+    ["garbage"],
+    ["half"],
+    ["nothing"],
+    ["no choices"],
+    ["429", "half", "garbage", "nothing"],
+    ["not json", "502"],
+    [],
+]
+
+
+@pytest.fixture
+def server():
+    """A server that turns the last words around, after it has failed as `script` says, by the number in the text."""
+    state = type("Server", (), {"script": {}, "asked": Counter(), "bodies": [], "refuses": set()})
+    done = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            state.bodies.append((self.path, body))
+            text = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+            plan = state.script.get(text, [])
+            fault = plan[min(state.asked[text], len(plan) - 1)] if plan[state.asked[text] :] or "never" in plan else ""
+            state.asked[text] += 1
+            if state.refuses & body.keys():
+                return self.answer(b'{"error": {"message": "Unexpected fields"}}', 422)
+            choice = {"index": 0, "finish_reason": "stop"}
+            choice |= (
+                {"text": text[::-1]} if "prompt" in body else {"message": {"role": "assistant", "content": text[::-1]}}
+            )
+            usage = {"prompt_tokens": 3, "completion_tokens": len(text), "total_tokens": 3 + len(text)}
+            whole = {"id": "x", "object": "x", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+            content = json.dumps(whole).encode()
+            if fault in ("429", "500", "502"):
+                self.answer(b'{"error": {"message": "busy"}}', int(fault))
+            elif fault == "garbage":
+                self.answer(b'{"choices": [{"mess')
+            elif fault == "not json":
+                self.answer(b"<html>", kind="text/html")
+            elif fault == "no choices":
+                self.answer(b'{"choices": []}')
+            elif fault == "half":
+                self.answer(content[: len(content) // 2], length=len(content))
+            elif fault in ("nothing", "never"):
+                done.wait(1.5 if fault == "nothing" else 0.4)
+                self.close_connection = True
+            else:
+                self.answer(content)
+
+        def answer(self, content, status=200, length=None, kind="application/json"):
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(length or len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+            self.close_connection = length is not None
+
+        def log_message(self, *args):
+            pass
+
+    class Quiet(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request, client_address):
+            pass
+
+    served = Quiet(("127.0.0.1", 0), Handler)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    state.url = f"http://127.0.0.1:{served.server_port}/v1"
+    yield state
+    done.set()
+    served.shutdown()
+    served.server_close()
+
+
+@pytest.fixture
+def naps(monkeypatch):
+    """How long the client would have waited between its tries."""
+    waited = []
+    monkeypatch.setattr("openai._base_client.time.sleep", waited.append)
+    return waited
+
+
+def run(server, path, tries=6):
+    endpoint = Endpoint("m", server.url, timeout=0.5, tries=tries)
+    return generate.run(endpoint, CASES, path, batch_size=4, max_new_tokens=5)
+
+
+def test_every_failure_is_tried_again_and_the_file_is_that_of_an_undisturbed_run(server, naps, tmp_path):
+    assert run(server, tmp_path / "whole.jsonl") == 12
+    assert set(server.asked.values()) == {1}
+    server.asked.clear()
+    server.script = {f"Question {i}": faults for i, faults in enumerate(SCRIPT)}
+    assert run(server, tmp_path / "x.jsonl") == 12
+    assert (tmp_path / "x.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert [server.asked[f"Question {i}"] for i in range(12)] == [len(f) + 1 for f in SCRIPT] + [1, 1, 1]
+    assert len(naps) == sum(map(len, SCRIPT))
+    rows = list(read_jsonl(tmp_path / "x.jsonl"))
+    assert [row["case_id"] for row in rows] == [case.case_id for case in CASES]
+    assert rows[0]["completion"] == "0 noitseuQ"
+    assert (rows[0]["prompt"], rows[0]["start"]) == ('[{"role": "user", "content": "Question 0"}]', "")
+    assert (rows[0]["model"], rows[0]["new_tokens"], rows[0]["prompt_tokens"]) == ("m", 10, 3)
+
+
+def test_the_waits_grow_exponentially(server, naps):
+    server.script = {"Q": ["500"] * 4}
+    Endpoint("m", server.url, tries=5).complete([user("Q")], max_new_tokens=5)
+    assert len(naps) == 4
+    assert all(0.75 * 0.5 * 2**i <= nap <= 0.5 * 2**i for i, nap in enumerate(naps))
+
+
+def test_after_the_last_try_the_run_ends_and_the_next_goes_on(server, naps, tmp_path):
+    run(server, tmp_path / "whole.jsonl")
+    server.asked.clear()
+    server.script = {"Question 7": ["never"]}
+    with pytest.raises(ConnectionError, match=r"no usable answer in up to 3 tries .* start again to go on"):
+        run(server, tmp_path / "x.jsonl", tries=3)
+    assert server.asked["Question 7"] == 3
+    kept = {row["case_id"] for row in read_jsonl(tmp_path / "x.jsonl")}
+    assert len(kept) >= 4
+    server.asked.clear()
+    server.script = {}
+    assert run(server, tmp_path / "x.jsonl") == 12 - len(kept)
+    assert set(server.asked) == {case.prompt.messages[0]["content"] for case in CASES if case.case_id not in kept}
+    assert (tmp_path / "x.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_plain_text_goes_to_raw_completions_and_a_started_reply_is_continued(server):
+    endpoint = Endpoint("m", server.url)
+    plain, started = endpoint.complete([Prompt((), "Step 1:"), user("Why?", "Well,")], max_new_tokens=5)
+    assert (plain.text, started.text) == (":1 petS", ",lleW")
+    bodies = dict(server.bodies)
+    assert bodies["/v1/completions"]["prompt"] == "Step 1:"
+    chat = bodies["/v1/chat/completions"]
+    assert chat["messages"][-1] == {"role": "assistant", "content": "Well,"}
+    assert (chat["continue_final_message"], chat["add_generation_prompt"]) == (True, False)
+    assert chat["temperature"] == 0
+
+
+def test_what_a_server_does_not_take_is_named(server):
+    endpoint = Endpoint("m", server.url)
+    server.refuses = {"continue_final_message"}
+    with pytest.raises(ValueError, match=r"does not take continue_final_message, add_.* such as vLLM"):
+        endpoint.complete([user("Why?", "Well,")], max_new_tokens=5)
+    with pytest.raises(ValueError, match="ignores bad_words: a completion holds the forbidden 'yrroS'"):
+        endpoint.complete([user("Sorry")], max_new_tokens=5, forbidden=["yrroS"])
+    assert server.bodies[-1][1]["bad_words"] == ["yrroS"]
+    server.refuses = {"messages"}
+    with pytest.raises(ConnectionError, match="Unexpected fields"):
+        endpoint.complete([user("Why?")], max_new_tokens=5)
+
+
+@pytest.fixture(scope="module")
+def served(tiny_folder, tmp_path_factory):
+    """``transformers serve`` with the tiny model on the loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    command = [Path(sys.executable).with_name("transformers"), "serve", tiny_folder, "--host", "127.0.0.1"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with log.open("w") as output:
+        try:
+            process = subprocess.Popen(
+                [*map(str, command), "--port", str(port)], stdout=output, stderr=subprocess.STDOUT, env=offline
+            )
+        except OSError as error:
+            pytest.skip(f"transformers serve is not installed here: {error}")
+        try:
+            for _ in range(240):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                    break
+                except OSError:
+                    time.sleep(0.25)
+                if process.poll() is not None:
+                    pytest.skip(f"transformers serve ended: {log.read_text()[-500:]}")
+            else:
+                pytest.skip(f"transformers serve did not start within a minute: {log.read_text()[-500:]}")
+            yield Endpoint(str(tiny_folder), f"http://127.0.0.1:{port}/v1", timeout=60, tries=2)
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def test_a_served_model_gives_the_completions_of_the_model_in_process(served, tiny, tmp_path):
+    """Greedy, in float32: chats (with and without turns before) and plain texts."""
+    for name in ("direct", "completing", "multi_turn", "role_play"):
+        cases = attacks.cases(name, evaluate.requests(name, 6))
+        for folder, backend in (("served", served), ("in process", tiny)):
+            generate.run(backend, cases, tmp_path / folder / f"{name}.jsonl", batch_size=3, max_new_tokens=12)
+        rows = [list(read_jsonl(tmp_path / folder / f"{name}.jsonl")) for folder in ("served", "in process")]
+        for field in ("case_id", "completion", "finish_reason", "new_tokens", "prompt_tokens"):
+            assert [row[field] for row in rows[0]] == [row[field] for row in rows[1]], (name, field)
+
+
+def test_transformers_serve_continues_no_started_reply_and_says_so(served):
+    with pytest.raises(ValueError, match="does not take continue_final_message"):
+        served.complete([user("Why?", "Well,")], max_new_tokens=2)
