@@ -55,6 +55,7 @@ def attack(
     max_new_tokens: int,
     batch_size: int,
     depths: Sequence[int] = prefill.DEPTHS,
+    depth_limit: int | None = None,
     searches: Mapping[str, Any] | None = None,
 ) -> None:
     """Run attacks (and controls) against a model into ``folder/<name>.jsonl``, and judge each into the folder's twin
@@ -62,18 +63,21 @@ def attack(
 
     Args:
         limit: requests per attack.
-        depths: of ``prefill_depth``.
+        depths: of ``prefill_depth``, which asks `depth_limit` requests at each (by default `limit`).
         searches: the settings of ``pair`` and ``autodan``, by these names; the searches are logged into the folder's
             twin under ``searches/``, and have a limit of their own.
     """
     inputs = {"model": backend.fingerprint(), "limit": limit, "max_new_tokens": max_new_tokens, "batch": batch_size}
+    if any(attacks.base(name) == attacks.DEPTH for name in names):
+        inputs |= {"depths": list(depths), "depth_limit": depth_limit}
     code = [Path(module.__file__) for module in (generate, decode)]
     inputs["code"] = digest(*code, Path(attacks.__file__).parent, DATA)
     made_from(folder, inputs)
     for name in names:
         path = folder / f"{name}.jsonl"
         settings = (searches or {}).get(attacks.base(name))
-        asked = requests(name, min(limit, settings.behaviours) if settings else limit)
+        own = depth_limit if attacks.base(name) == attacks.DEPTH else settings and settings.behaviours
+        asked = requests(name, min(limit, own or limit))
         logs = folder.parent.parent / "searches" / folder.name / name
         if settings:
             made_from(logs, inputs | {"search": digest(_facts(settings))})
@@ -91,10 +95,12 @@ def _facts(settings: Any) -> dict[str, Any]:
 
 
 def write_verdicts(completions: Path, verdicts: Path, asked: Sequence[Request]) -> None:
-    """Judge a file of completions; a row per case with `case_id`, `refused`, `verdict`, `reason`."""
+    """Judge a file of completions; a row per case with `case_id` and the fields of `derta.judge.Verdict`."""
     do = {request.id: request.do for request in asked}
-    rows = read_jsonl(completions, ("case_id", "behaviour_id", "completion"))
-    judged = [{"case_id": r["case_id"]} | asdict(judge(do[r["behaviour_id"]], r["completion"])) for r in rows]
+    rows = read_jsonl(completions, ("case_id", "behaviour_id", "attack", "completion"))
+    judged = [
+        {"case_id": r["case_id"]} | asdict(judge(do[r["behaviour_id"]], r["completion"], r["attack"])) for r in rows
+    ]
     write_atomically(verdicts, to_jsonl(judged))
 
 

@@ -14,13 +14,25 @@ from derta.runs import ROOT, provenance, write_atomically, write_csv
 ARM_STYLE = {
     "base": {"color": "#666666", "marker": "s", "label": "before tuning"},
     "vanilla": {"color": "#0072B2", "marker": "o", "label": "vanilla"},
+    "vanilla_half": {"color": "#56B4E9", "marker": "v", "label": "vanilla, half the safety data"},
+    "harmful_prefix": {"color": "#009E73", "marker": "^", "label": "harmful prefix"},
+    "rto": {"color": "#E69F00", "marker": "P", "label": "RTO"},
     "derta": {"color": "#D55E00", "marker": "D", "label": "DeRTa"},
+    "recaug": {"color": "#CC79A7", "marker": "X", "label": "RecAug"},
+    "dpo": {"color": "#000000", "marker": "*", "label": "DPO"},
 }
 ATTACK_LABEL = {
     "direct": "Direct\nquestion",
     "prefill": "Prefilled\nstart",
     "completing": "Completing-\nAttack",
     "role_play": "Role play",
+    "code_attack": "Code-\nAttack",
+    "self_cipher": "Self-\nCipher",
+    "multi_turn": "Multi-\nturn",
+    "forbid_refusal": "Refusal\nforbidden",
+    "forbid_synonyms": "Synonyms\nforbidden",
+    "pair": "PAIR",
+    "autodan": "Auto-\nDAN",
 }
 STYLE = {
     "figure.dpi": 110,
@@ -77,16 +89,17 @@ def refusals_by_attack(rows: Sequence[dict], model: str) -> Figure:
     attacks = [name for name in ATTACK_LABEL if any(row["attack"] == name for row in rows)]
     arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained", width_ratios=(3, 2))
+        figure, (upper, lower) = plt.subplots(2, 1, figsize=(8.4, 6), layout="constrained", height_ratios=(3, 2))
+        step = 0.78 / len(arms)
         for place, arm in enumerate(arms):
-            shift = (place - (len(arms) - 1) / 2) * 0.26
+            shift = (place - (len(arms) - 1) / 2) * step
             points = {row["attack"]: row for row in rows if row["arm"] == arm}
             shown = [(i, points[name]) for i, name in enumerate(attacks) if name in points]
-            style = ARM_STYLE[arm] | {"ls": "none", "ms": 5, "capsize": 2}
+            style = ARM_STYLE[arm] | {"ls": "none", "ms": 4.5, "capsize": 1.5, "lw": 1}
             for ax, field, move, suffix in (
-                (left, "harmful", -0.04, ", harmful"),
-                (left, "benign", 0.04, ", benign twin"),
-                (right, "selectivity", 0.0, ""),
+                (upper, "harmful", -0.15 * step, ", harmful"),
+                (upper, "benign", 0.15 * step, ", benign twin"),
+                (lower, "selectivity", 0.0, ""),
             ):
                 y = [100 * point[field] for _, point in shown]
                 # A bound may differ from the estimate by a rounding error on the wrong side.
@@ -94,19 +107,61 @@ def refusals_by_attack(rows: Sequence[dict], model: str) -> Figure:
                 above = [max(0.0, 100 * (point[f"{field}_high"] - point[field])) for _, point in shown]
                 look = style | {"label": style["label"] + suffix} | ({"mfc": "white"} if field == "benign" else {})
                 ax.errorbar([i + shift + move for i, _ in shown], y, yerr=[below, above], **look)
-        left.set(title="Refused: harmful requests and their benign twins", ylabel="percent", ylim=(-3, 103))
-        right.set(title="Selectivity: refused harmful − refused twin", ylabel="percentage points")
-        right.axhline(0, color="#888888", lw=0.8)
-        for ax in (left, right):
+        upper.set(title="Refused: harmful requests and their benign twins", ylabel="percent", ylim=(-3, 103))
+        lower.set(title="Selectivity: refused harmful − refused twin", ylabel="percentage points")
+        lower.axhline(0, color="#888888", lw=0.8)
+        for ax in (upper, lower):
             ax.set_xticks(range(len(attacks)), [ATTACK_LABEL[name] for name in attacks])
             ax.grid(axis="x", visible=False)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(arms))
-        n = max(row["n"] for row in rows)
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(arms), 4))
+        labels = [f"{ATTACK_LABEL[name]}\n({_pairs(rows, name)})" for name in attacks]
+        lower.set_xticks(range(len(attacks)), labels)
         figure.suptitle(
-            f"Attacks on {model}: unseen behaviours and phrasings, n = {n} pairs per attack and model\n"
-            "95 % intervals: Wilson (left), paired bootstrap (right)",
+            f"Attacks on {model}: unseen behaviours and phrasings; in brackets, pairs per model\n"
+            "95 % intervals: Wilson (above), paired bootstrap (below)",
             fontsize=9,
         )
+    return figure
+
+
+def _pairs(rows: Sequence[dict], attack: str) -> str:
+    """How many pairs the arms have in an attack."""
+    found = sorted({row["n"] for row in rows if row["attack"] == attack})
+    return f"{found[0]}" if len(found) == 1 else f"{found[0]}–{found[-1]}"
+
+
+def prefill_depth(rows: Sequence[dict], model: str) -> Figure:
+    """Refusals by how many tokens of a response stand before the model's own, and their difference.
+
+    Args:
+        rows: `arm`, `depth` and the fractions of `evaluate.paired_rates`.
+    """
+    panels = {
+        "harmful": "After harmful responses",
+        "benign": "After benign twins' responses",
+        "selectivity": "Selectivity",
+    }
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 3, figsize=(8.4, 3), layout="constrained")
+        arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
+        depths = sorted({row["depth"] for row in rows})
+        for ax, (field, title) in zip(axes, panels.items(), strict=True):
+            for place, arm in enumerate(arms):
+                points = sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["depth"])
+                x = [depths.index(point["depth"]) + 0.06 * (place - (len(arms) - 1) / 2) for point in points]
+                y = [100 * point[field] for point in points]
+                below = [max(0.0, 100 * (point[field] - point[f"{field}_low"])) for point in points]
+                above = [max(0.0, 100 * (point[f"{field}_high"] - point[field])) for point in points]
+                ax.errorbar(x, y, yerr=[below, above], **ARM_STYLE[arm] | {"lw": 1.1, "ms": 4, "capsize": 1.5})
+            ax.set(title=title, xlabel="tokens of the response given")
+            ax.set_xticks(range(len(depths)), depths)
+        for ax in axes[:2]:
+            ax.set(ylabel="refused, percent", ylim=(-3, 103))
+        axes[2].set(ylabel="percentage points")
+        axes[2].axhline(0, color="#888888", lw=0.8)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        n = max(row["n"] for row in rows)
+        figure.suptitle(f"Prefilled replies on {model}: n = {n} pairs, 95 % intervals (Wilson; bootstrap)", fontsize=9)
     return figure
 
 

