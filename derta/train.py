@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from accelerate import PartialState
 from datasets import Dataset, load_from_disk
@@ -134,7 +135,7 @@ def train(base: str, dataset: Path, folder: Path, settings: Settings) -> Path:
         )
     inputs = {
         "base": origin(base),
-        "rows": digest(rows.to_dict()),
+        "rows": digest(*sorted(dataset.glob("*.arrow"))),
         "settings": dataclasses.asdict(settings),
         "code": digest(*(Path(__file__).with_name(name) for name in ("train.py", "trainers.py"))),
     }
@@ -210,7 +211,7 @@ def make_trainer(
         # A frozen model needs no float32 copy.
         dtype=models.inference_dtype() if settings.lora_rank else torch.float32,
         # Eager attention trains faster than SDPA on a CPU at these lengths; on a GPU it is the other way round.
-        attention="sdpa" if gpu else "eager",
+        attention=None if gpu else "eager",
         device="cpu",
         trainable=True,
     )
@@ -304,12 +305,11 @@ def finish(trainer: Trainer, progress: Progress, dataset: Path, folder: Path, in
         columns = [name for name in LOGGED if any(name in entry for entry in log)]
         write_csv(part / "log.csv", [{"step": e["step"]} | {name: e.get(name, "") for name in columns} for e in log])
         write_atomically(part / "README.md", card(inputs, dataset))
-        size = inputs["settings"]["batch_size"]
-        rows = trainer.train_dataset
-        ids = rows.select_columns([name for name in rows.column_names if name.endswith("_ids")])
-        seen = ids[progress.first * size : trainer.state.global_step * size]
-        tokens = sum(len(row) for column in seen.values() for row in column)
         # Of this start: what a killed run did before is not in its time.
+        first, last = (step * inputs["settings"]["batch_size"] for step in (progress.first, trainer.state.global_step))
+        seen = trainer.train_dataset.with_format("arrow")[first:last]
+        ids = [seen[name] for name in seen.column_names if name.endswith("_ids")]
+        tokens = sum(pc.sum(pc.list_value_length(column)).as_py() for column in ids)
         facts = {
             "steps": f"{progress.first} to {trainer.state.global_step}",
             "seconds": round(progress.seconds, 1),
