@@ -161,8 +161,8 @@ def train(base: str, dataset: Path, folder: Path, settings: Settings) -> Path:
             with labelled_positions_alone():
                 trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
         finish(trainer, progress, dataset, folder, inputs)
-    except (OSError, RuntimeError) as error:
-        # PyTorch's writer does not say why it failed.
+    except Exception as error:
+        # Each writer has an error of its own, and PyTorch's does not say why it failed.
         if "No space left" not in str(error) and shutil.disk_usage(folder.parent).free > 1 << 24:
             raise
         kept = last_checkpoint(checkpoints)

@@ -1,6 +1,5 @@
 """Training: both terms in the log, every architecture, the same result after a kill, clear errors."""
 
-import errno
 import json
 import math
 import os
@@ -18,6 +17,7 @@ import torch
 import yaml
 from conftest import make_model
 from datasets import Dataset
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -261,7 +261,7 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tiny_folder, dataset
     def full(self, model, trial):
         if self.state.global_step == 4:
             (Path(self.args.output_dir) / "checkpoint-4").mkdir()  # half a checkpoint
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
         save(self, model, trial)
 
     monkeypatch.setattr(train.Terms, "_save_checkpoint", full)
