@@ -51,7 +51,7 @@ STOP_WORDS = frozenset(
 
 # Code, and what in it a reader reads: its strings and comments.
 CODE = re.compile(r"append\(|```|\bdef \w+\(")
-STRING = re.compile(r"\"((?:[^\"\\\n]|\\.)+)\"|'((?:[^'\\\n]|\\.)+)'|(?:#|//)([^\n]+)")
+STRING = re.compile(r"(?<!\\)\"((?:[^\"\\\n]|\\.)+)\"|(?<!\\)'((?:[^'\\\n]|\\.)+)'|(?:#|//)([^\n]+)")
 
 
 @dataclass(frozen=True)

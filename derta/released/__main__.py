@@ -12,7 +12,11 @@ from pathlib import Path
 from derta.released.generations import load
 from derta.released.score import accuracy, asr, audit
 
-TABLES = {"score": asr, "helpfulness": accuracy, "audit": audit}
+TABLES = {
+    "score": (asr, "model,arm,attack,n,unsafe,unscored,asr_percent,low,high"),
+    "helpfulness": (accuracy, "model,arm,task,n,correct,unparsed,accuracy_percent,low,high"),
+    "audit": (audit, "metric,model,arm,task,n,count,undecided,percent,low,high,paper_percent"),
+}
 
 
 def main() -> int:
@@ -25,19 +29,19 @@ def main() -> int:
         folder = load(arguments.root)
     except NotADirectoryError as error:
         sys.exit(str(error))
-    rows = TABLES[arguments.table](folder)
+    table, columns = TABLES[arguments.table]
+    rows = table(folder)
     for path, reason in folder.left_out.items():
         print(f"left out: {path}: {reason}", file=sys.stderr)
     for note in folder.notes:
         print(f"note: {note}", file=sys.stderr)
     for error in folder.errors:
         print(f"error: {error}", file=sys.stderr)
-    if rows:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.1f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    else:
+    if not rows:
         print(f"error: {arguments.root}: holds no generations for this table", file=sys.stderr)
+    writer = csv.DictWriter(sys.stdout, columns.split(","), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.1f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     return 1 if folder.errors or not rows else 0
 
 

@@ -29,10 +29,16 @@ ARMS = {"vanill": "vanilla", "ours": "derta"}
 # PAIR was run on 50 behaviours; a run that broke off leaves fewer summaries.
 PAIR_BEHAVIOURS = 50
 
+# What a gold answer looks like: one that cannot be read would count an answer that cannot be read as right.
+GOLD = {
+    "GSM8K": re.compile(r"(?:.*####)?\s*-?[\d,]*\.?\d+\s*", re.DOTALL),
+    "MMLU": re.compile(r"[ (-]*[A-D][ )-]*"),
+}
+
 _TASK = re.compile(rf"(?:^|[_-])({'|'.join(ATTACKS | HELPFULNESS)})(?=_|$)", re.IGNORECASE)
 # A size such as 70B or 8x7B ends the model's name, but for these suffixes; what follows is the arm.
 _MODEL = re.compile(
-    r"(?P<name>.*?\d+(?:x\d+)?b)(?:-(?:hf|base|v0\.1))*(?P<instruct>-(?:instruct|ins|chat)(?:-v[\d.]+)?)?"
+    r"(?P<name>.*?\d+(?:x\d+)?b)(?:-(?:hf|base|v0\.1))*(?P<instruct>-(?:instruct|ins|chat|it)(?![a-z])(?:-v[\d.]+)?)?"
     r"(?:[-_](?P<arm>.+))?$",
     re.IGNORECASE,
 )
@@ -110,14 +116,14 @@ def _model_and_arm(subject: str) -> tuple[str, str]:
     named = _MODEL.match(subject)
     if not named:
         model, _, arm = subject.partition("_")
-        return model, ARMS.get(arm, arm) or "none"
+        return model, ARMS.get(arm.lower(), arm) or "none"
     name, arm = named["name"], named["arm"] or "none"
     if llama := re.fullmatch(r"(?:meta-)?llama-?3-(\d+b)", name, re.IGNORECASE):
         name = f"LLaMA3-{llama[1].upper()}"
     elif mistral := re.fullmatch(r"mi[sx]tral-(\d+)(x\d+)?b", name, re.IGNORECASE):
         name = f"Mistral-{mistral[1]}{(mistral[2] or '').lower()}B"
     instruct = named["instruct"] or ""
-    return name + ("-Instruct" if instruct.lower() in ("-ins", "-instruct") else instruct), ARMS.get(arm, arm)
+    return name + ("-Instruct" if instruct.lower() in ("-ins", "-instruct") else instruct), ARMS.get(arm.lower(), arm)
 
 
 def load(root: Path) -> Folder:
@@ -144,7 +150,7 @@ def load(root: Path) -> Folder:
                 folder.left_out[path] = reason
             else:
                 _add(folder, path)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             folder.errors.append(str(error))
     return folder
 
@@ -172,7 +178,7 @@ def _add(folder: Folder, path: Path) -> None:
             continue
         try:
             generation = _generation(json.loads(line.decode()), key, path.name, number)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, row {number + 1}: {error}; truncated or altered: fetch it again") from None
         identity = (normalise(generation.prompt), generation.completion)
         repeated += identity in seen
@@ -203,8 +209,8 @@ def _generation(row: object, key: Source, file: str, number: int) -> Generation:
     answer = row.get("answer", "")
     if not all(isinstance(text, str) for text in (prompt, completion, answer)):
         raise ValueError("no text under question or instruction, or under response")
-    if key.task in ("GSM8K", "MMLU") and not answer:
-        raise ValueError("no gold answer")
+    if key.task in GOLD and not GOLD[key.task].fullmatch(answer):
+        raise ValueError("no gold answer of the task's form")
     return Generation(key, file, number, prompt, completion, answer)
 
 
