@@ -4,11 +4,13 @@ import json
 import multiprocessing
 import random
 import time
+from collections import Counter
 
 import pytest
 import torch
+from conftest import make_model
 
-from derta import generate, models
+from derta import decode, generate, models
 from derta.decode import TopK
 from derta.generate import Case, Prompt, user
 from derta.runs import read_jsonl, to_jsonl
@@ -35,6 +37,57 @@ def test_a_batch_gives_what_each_prompt_gives_alone(tiny):
     assert {c.finish_reason for c in together} == {"length"}
     assert {c.new_tokens for c in together} == {6}
     assert [c.prompt_tokens for c in together] == [len(tiny.encode(prompt)) for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="module", params=["full attention", "a window"])
+def either(request, tiny_folder, tmp_path_factory):
+    """A folder with a model whose attention sees everything, or the last twelve tokens."""
+    if request.param == "full attention":
+        return tiny_folder
+    return make_model(tmp_path_factory.mktemp("window") / "tiny", "mistral", sliding_window=12)
+
+
+@pytest.mark.parametrize("forbid", [False, True])
+@pytest.mark.parametrize("min_new_tokens", [0, 7])
+@pytest.mark.parametrize("beginning", ["", "Read every word of what follows, twice and with care, then go on. "])
+def test_greedy_texts_are_those_of_transformers(either, beginning, min_new_tokens, forbid):
+    lm = models.load(str(either), dtype=torch.float32)
+    prompts = [lm.encode(user(beginning + "word " * i, "So" * (i % 2))) for i in range(1, 11)]
+    assert bool(beginning) == (decode.shared(prompts) > 10)
+    batch = lm.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+
+    def theirs(**options):
+        made = lm.model.generate(**batch, max_new_tokens=16, do_sample=False, **options)
+        return [row[batch.input_ids.shape[1] :].tolist() for row in made]
+
+    free = theirs()
+    bad = [free[0][2:4], free[1][:1]] if forbid else None
+    # Tokens that come early in some rows, late in others, and never in the rest.
+    common = Counter(token for ids in free for token in set(ids)).most_common()
+    ends = [lm.tokenizer.eos_token_id, *[token for token, rows in common if 2 <= rows < 8][:6]]
+    lm.model.generation_config.eos_token_id = ends
+    rows = []
+    for ids in theirs(bad_words_ids=bad, min_new_tokens=min_new_tokens or None):
+        end = next((i for i, token in enumerate(ids) if token in ends), 16)
+        rows.append((lm.tokenizer.decode(ids[:end], skip_special_tokens=True), min(end + 1, 16)))
+    assert len({length for _, length in rows}) > 1, "the rows should end at different steps"
+    ours = decode.complete(
+        lm.model,
+        lm.tokenizer,
+        prompts,
+        max_new_tokens=16,
+        min_new_tokens=min_new_tokens,
+        forbidden=bad or (),
+    )
+    assert [(c.text, c.new_tokens) for c in ours] == rows
+
+
+def test_a_beginning_is_shared_where_it_saves_the_most():
+    rows = [[1, 2, 3, 4, *range(100 + i, 110)] for i in range(10)]
+    assert decode.shared([[1] * 20 + row for row in rows]) == 24
+    assert decode.shared([[5 + i // 5] * 30 + row for i, row in enumerate(rows)]) == 34
+    assert decode.shared([[1] * 20] * 10) == 19  # the last token is read by each row
+    assert decode.shared(rows) == decode.shared([[1] * 500]) == decode.shared([[1], [1, 2]]) == 0
 
 
 def test_plain_text_is_completed_as_it_is(tiny):

@@ -1,0 +1,100 @@
+"""The benchmarks run, and what they compare is the same work."""
+
+import math
+import random
+import sys
+from concurrent.futures import Future
+from importlib import import_module
+
+import pytest
+import yaml
+
+from derta import attacks, evaluate
+from derta.objective import IGNORE
+from derta.runs import ROOT
+
+SMALL = yaml.safe_load((ROOT / "notebooks" / "params" / "small.yaml").read_text())
+# The tiny model's tokens are short.
+TINY = SMALL | {"triples": 8, "twins": 8, "plain": 4, "instructions": 8, "max_length": 300, "batch_size": 4}
+TINY |= {"micro_batch_size": 2}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    return lambda name: import_module(f"benchmarks.{name}")
+
+
+def test_the_ways_to_train_take_the_same_tokens(benchmark, tiny_folder, tmp_path):
+    train = benchmark("train")
+    given = train.material(str(tiny_folder), TINY, 2, tmp_path)
+    seen = {}
+    for variant in train.VARIANTS:
+        model, step = train.build(variant, str(tiny_folder), given, TINY)
+        before = [weight.detach().clone() for weight in model.parameters()]
+        counts = [step(), step()]
+        assert all((weight != old).any() for weight, old in zip(model.parameters(), before, strict=True))
+        seen[variant] = (sum(count.tokens for count in counts), sum(count.labels for count in counts))
+        assert 0 < train.operations(model, counts[0]) < math.inf
+    assert len({tokens for tokens, _ in seen.values()}) == 1
+    # Refusal labels are dropped anew in the published form.
+    assert seen["this project"][1] == seen["plain TRL SFT"][1] == pytest.approx(seen["as published"][1], rel=0.3)
+
+
+def test_rows_relabelled_one_by_one_are_the_arms_rows_where_nothing_is_dropped(benchmark, tiny_folder, tmp_path):
+    train = benchmark("train")
+    given = train.material(str(tiny_folder), TINY | {"rto_dropout": 0.0}, 4, tmp_path)
+    relabelled = [train.relabel(instance, given.refusal_id, 0.0, random.Random(0)) for instance in given.instances]
+    assert sorted(relabelled) == sorted((row["input_ids"], row["labels"]) for row in given.rows)
+    assert {i.kind for i in given.instances} == {"helpful", "prefix", "rto"}
+    assert all(IGNORE in labels for _, labels in relabelled)
+
+
+class InProcess:
+    """Stands in for a process of its own, which takes seconds to start."""
+
+    def __init__(self, *args, **options):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        pass
+
+    def submit(self, function, *args):
+        future = Future()
+        future.set_result(function(*args))
+        return future
+
+
+def test_training_speeds_and_memory_are_printed(benchmark, tiny_folder, capsys, monkeypatch):
+    train = benchmark("train")
+    monkeypatch.setattr(train, "ProcessPoolExecutor", InProcess)
+    train.main(str(tiny_folder), TINY, rounds=1)
+    printed = capsys.readouterr().out
+    assert "this project / plain TRL SFT: " in printed
+    assert printed.count(" MiB over model and optimiser") == 3
+    assert "nan" not in printed
+
+
+def test_the_ways_to_answer_give_the_same_texts(benchmark, tiny, capsys):
+    generate = benchmark("generate")
+    cases = attacks.cases("prefill", evaluate.requests("prefill", 27))  # more than a plain batch
+    answers = [[a.text for a in way(tiny, cases, 8, 4)] for way in generate.WAYS.values()]
+    assert answers[0] == answers[1] == answers[2]
+    assert len(set(answers[0])) > 1
+
+
+def test_generation_speeds_are_printed(benchmark, tiny_folder, capsys):
+    benchmark("generate").main(str(tiny_folder), ["direct", "direct_benign"], 3, 2, 4)
+    printed = capsys.readouterr().out
+    assert "the plain way / this project: " in printed
+    assert "of 6 texts are those of the plain way" in printed
+
+
+def test_depth_in_one_pass_is_depth_by_passes(benchmark, tiny_folder, capsys):
+    benchmark("depth").main(str(tiny_folder), positions=5, number=2, rounds=1)
+    printed = capsys.readouterr().out
+    assert "ratio: " in printed
+    assert float(printed.rsplit(maxsplit=1)[-1]) < 1e-2
