@@ -104,10 +104,13 @@ def run(profile: str) -> int:
 
 
 def finish(notebook: nbformat.NotebookNode, target: Path, key: str) -> None:
-    """Mark the executed copy as finished, without the stderr text that the log holds."""
+    """Mark the executed copy as finished, without progress: the stderr text that the log holds, and widgets."""
+    widget = "application/vnd.jupyter.widget-view+json"
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            shown = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in shown if widget not in output.get("data", {})]
+    notebook.metadata.pop("widgets", None)
     notebook.metadata["derta_key"] = key
     nbformat.write(notebook, target)
 
