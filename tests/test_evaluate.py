@@ -39,7 +39,7 @@ def test_from_a_model_to_the_table(tiny, tmp_path):
     for field in ("n", "refused", "unsafe", "unscored"):
         assert sum(r[field] for r in parts) == whole["direct"][field]
     verdict = json.loads((run / "verdicts" / "derta-s3" / "direct.jsonl").read_text().splitlines()[0])
-    assert list(verdict) == ["case_id", "refused", "verdict", "reason"]
+    assert list(verdict) == ["case_id", "refused", "verdict", "reason", "start", "end"]
 
 
 def test_depth_is_an_axis_of_the_table(tiny, tmp_path):
