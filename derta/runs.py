@@ -146,7 +146,7 @@ def provenance(**facts: Any) -> dict[str, Any]:
     """Where a result comes from: the commit, the versions and the machine, and `facts` of the caller's."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
-    packages = ("torch", "transformers", "trl", "datasets")
+    packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
     return facts | {
         "commit": commit,
         "python": platform.python_version(),

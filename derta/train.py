@@ -113,13 +113,16 @@ def train(base: str, dataset: Path, folder: Path, settings: Settings) -> Path:
     epochs are copies in the dataset). A model that was made from the same rows, settings and code is kept; a killed
     run goes on from its last whole checkpoint, with the same result.
 
-    Beside the weights (bfloat16; adapters in float32) lie `README.md`, `log.csv` (a row per step, see `Terms` and TRL's
-    `DPOTrainer`), `provenance.json` (what it was made from, machine, time, tokens per second, peak memory) and, with
-    ``report_to="tensorboard"``, `tensorboard/`.
+    Several processes need a folder that all of them see; where the rows are no multiple of a step's, accelerate repeats
+    the first ones in the last step.
+
+    Beside the weights (bfloat16; float32 from FSDP2; adapters as they were trained) lie `README.md`, `log.csv` (a row
+    per step, see `Terms` and TRL's `DPOTrainer`), `provenance.json` (what it was made from, machine, time, tokens per
+    second, peak memory) and, with ``report_to="tensorboard"``, `tensorboard/`.
 
     Raises:
         ValueError: the dataset lacks its columns or a row has no label, the batch sizes do not fit, the refusal word is
-            not one token, or LoRA's targets match nothing.
+            not one token, LoRA's targets match nothing, or `base` is an adapter of another rank.
         FloatingPointError: the loss or the gradient is not a number.
         OSError: the disk is full; the last whole checkpoint stays.
     """
@@ -135,7 +138,8 @@ def train(base: str, dataset: Path, folder: Path, settings: Settings) -> Path:
         )
     inputs = {
         "base": origin(base),
-        "rows": digest(*sorted(dataset.glob("*.arrow"))),
+        # TRL keeps a cache of its own beside them.
+        "rows": digest(*sorted(dataset.glob("data-*.arrow"))),
         "settings": dataclasses.asdict(settings),
         "code": digest(*(Path(__file__).with_name(name) for name in ("train.py", "trainers.py"))),
     }
@@ -145,6 +149,9 @@ def train(base: str, dataset: Path, folder: Path, settings: Settings) -> Path:
     process.wait_for_everyone()
     if process.is_main_process:
         shutil.rmtree(folder, ignore_errors=True)
+        # TRL would take another base's or another dataset's reference from its cache.
+        rows.cleanup_cache_files()
+    process.wait_for_everyone()
     checkpoints = folder.with_name(f"{folder.name}.{digest(inputs)}.checkpoints")
     progress = Progress()
     trainer = make_trainer(base, rows, pairs, checkpoints, settings, process.num_processes)
@@ -243,8 +250,15 @@ def make_trainer(
         save_total_limit=1,
         report_to=settings.report_to,
         disable_tqdm=True,
+        router_aux_loss_coef=0.0,  # Eq. 2 has no term that balances experts.
         **({"beta": settings.dpo_beta, "precompute_ref_log_probs": not settings.lora_rank} if pairs else {}),
     )
+    args._n_gpu = min(args.n_gpu, 1)  # A process trains on one GPU; TRL refuses what Trainer makes of several.
+    if isinstance(lm.model, PeftModel) and lm.model.peft_config["default"].r != settings.lora_rank:
+        raise ValueError(
+            f"{base}: an adapter of rank {lm.model.peft_config['default'].r} is trained further as such; set lora_rank "
+            f"to it, not to {settings.lora_rank}"
+        )
     shared = {"model": lm.model, "processing_class": lm.tokenizer, "train_dataset": rows, "args": args}
     if settings.lora_rank and not isinstance(lm.model, PeftModel):
         shared["peft_config"] = lora(lm.model, settings)
@@ -309,14 +323,17 @@ def finish(trainer: Trainer, progress: Progress, dataset: Path, folder: Path, in
         first, last = (step * inputs["settings"]["batch_size"] for step in (progress.first, trainer.state.global_step))
         seen = trainer.train_dataset.with_format("arrow")[first:last]
         ids = [seen[name] for name in seen.column_names if name.endswith("_ids")]
-        tokens = sum(pc.sum(pc.list_value_length(column)).as_py() for column in ids)
+        tokens = sum(pc.sum(pc.list_value_length(column), min_count=0).as_py() for column in ids)
         facts = {
             "steps": f"{progress.first} to {trainer.state.global_step}",
             "seconds": round(progress.seconds, 1),
             "tokens_per_second": round(tokens / progress.seconds, 1),
             "peak_memory_mib": peak_memory(),
             "processes": trainer.args.world_size,
+            "bfloat16": trainer.args.bf16,
         }
+        if isinstance(trainer.model, PeftModel):
+            facts["lora_dropout"] = trainer.model.peft_config["default"].lora_dropout
         write_atomically(part / "provenance.json", json.dumps(provenance(inputs=inputs, **facts), indent=1))
         part.replace(folder)
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -10,6 +10,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -82,8 +83,6 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(kind, tiny_fol
     base = str(tiny_folder)
     if kind == "dpo-lora":
         base = str(train.train(base, dataset, tmp_path / "vanilla", LORA))
-    whole = train.train(base, rows, tmp_path / "whole", settings)
-
     run = {"base": base, "dataset": str(rows), "folder": str(tmp_path / "killed")} | asdict(settings)
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     killed_at(4, [sys.executable, "-m", "derta.train", "--config", tmp_path / "run.yaml"], tmp_path / "killed")
@@ -92,6 +91,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(kind, tiny_fol
     (checkpoints / "checkpoint-99").mkdir()  # what a kill in the middle of saving leaves
 
     killed = train.train(base, rows, tmp_path / "killed", settings)
+    whole = train.train(base, rows, tmp_path / "whole", settings)
     a, b = weights(whole), weights(killed)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -210,6 +210,23 @@ def launch(config: str, program: list, base: str, dataset: Path, folder: Path, s
         [*command, *program, "--config", folder.parent / "run.yaml"], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_run_killed_at_its_very_end_is_finished(tiny_folder, dataset, tmp_path):
+    with mock.patch.object(train, "finish", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        train.train(str(tiny_folder), dataset, tmp_path / "model", SETTINGS)
+    assert len(log(train.train(str(tiny_folder), dataset, tmp_path / "model", SETTINGS))) == 6
+
+
+def test_a_finished_model_of_pairs_is_kept_and_new_pairs_have_their_own_reference(tiny_folder, pairs, tmp_path):
+    folder = train.train(str(tiny_folder), pairs, tmp_path / "dpo", SETTINGS)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    train.train(str(tiny_folder), pairs, folder, SETTINGS)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    rows = [{"prompt_ids": row[:5], "chosen_ids": row[8:], "rejected_ids": row[5:8]} for row in ids(24, 12)]
+    Dataset.from_list(rows).save_to_disk(pairs)
+    # Against its own reference a model begins at log 2; against the old one it would not.
+    assert log(train.train(str(tiny_folder), pairs, folder, SETTINGS)).loss.iloc[0] == pytest.approx(math.log(2), 1e-2)
 
 
 def test_a_finished_model_is_kept_and_one_of_other_settings_is_not(tiny_folder, dataset, tmp_path):
