@@ -33,13 +33,14 @@ def test_every_notebook_ran_and_left_what_the_contract_names(smoke):
     with (smoke / "results" / "asr.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == "model arm seed attack depth category n refused unsafe unscored".split()
-    names = {name + control for name in ("direct", "prefill", "completing", "role_play") for control in ("", "_benign")}
+    attacks = "direct prefill completing role_play prefill_depth pair autodan".split()
+    names = {name + control for name in attacks for control in ("", "_benign")}
     assert {row["attack"] for row in rows} == names | {"helpful", "borderline"}
     assert {row["arm"] for row in rows} == {"base", "vanilla", "derta"}
     with (smoke / "results" / "depth.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == "model arm seed kind position n mean low high".split()
-    for name in ("refusal_depth", "attacks"):
+    for name in ("refusal_depth", "attacks", "prefill_depth"):
         for kind in ("pdf", "png", "csv"):
             assert (ROOT / "figures" / "smoke" / f"{name}.{kind}").stat().st_size > 0
     assert json.loads((ROOT / "figures" / "smoke" / "provenance.json").read_text())["commit"]

@@ -91,5 +91,5 @@ def test_provenance_names_commit_versions_and_machine():
     facts = provenance(profile="test")
     assert facts["profile"] == "test"
     assert facts["commit"]
-    assert set(facts["packages"]) == {"torch", "transformers", "trl", "datasets"}
+    assert set(facts["packages"]) == {"torch", "transformers", "trl", "peft", "accelerate", "datasets"}
     json.dumps(facts)
