@@ -159,7 +159,7 @@ def long_run(folder, path):
     """A run of many small batches, in a process of its own."""
     torch.set_num_threads(1)
     lm = models.load(str(folder), dtype=torch.float32, device="cpu")
-    cases = [Case(f"b{i}/direct", f"b{i}", "direct", 0, user("word " * (1 + i % 40))) for i in range(400)]
+    cases = [Case(f"b{i}/direct", f"b{i}", "direct", 0, user("word " * (1 + i % 40))) for i in range(1200)]
     generate.run(lm, cases, path, max_new_tokens=8, batch_size=4)
 
 
@@ -180,7 +180,7 @@ def test_a_run_killed_ten_times_at_random_ends_with_the_file_of_an_undisturbed_o
         process = start(path)
         while process.is_alive() and (not path.exists() or path.stat().st_size == written[-1]):
             time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.1))
+        time.sleep(rng.uniform(0, 0.05))
         assert process.is_alive(), "the run ended before it was killed often enough; give it more cases"
         process.kill()
         process.join()
