@@ -102,11 +102,8 @@ def refusals_by_attack(rows: Sequence[dict], model: str) -> Figure:
                 (lower, "selectivity", 0.0, ""),
             ):
                 y = [100 * point[field] for _, point in shown]
-                # A bound may differ from the estimate by a rounding error on the wrong side.
-                below = [max(0.0, 100 * (point[field] - point[f"{field}_low"])) for _, point in shown]
-                above = [max(0.0, 100 * (point[f"{field}_high"] - point[field])) for _, point in shown]
                 look = style | {"label": style["label"] + suffix} | ({"mfc": "white"} if field == "benign" else {})
-                ax.errorbar([i + shift + move for i, _ in shown], y, yerr=[below, above], **look)
+                ax.errorbar([i + shift + move for i, _ in shown], y, yerr=_bars([p for _, p in shown], field), **look)
         upper.set(title="Refused: harmful requests and their benign twins", ylabel="percent", ylim=(-3, 103))
         lower.set(title="Selectivity: refused harmful − refused twin", ylabel="percentage points")
         lower.axhline(0, color="#888888", lw=0.8)
@@ -122,6 +119,14 @@ def refusals_by_attack(rows: Sequence[dict], model: str) -> Figure:
             fontsize=9,
         )
     return figure
+
+
+def _bars(points: Sequence[dict], field: str) -> tuple[list[float], list[float]]:
+    """How far, in percent, the interval of `field` reaches below and above it."""
+    # A bound may differ from the estimate by a rounding error on the wrong side.
+    below = [max(0.0, 100 * (point[field] - point[f"{field}_low"])) for point in points]
+    above = [max(0.0, 100 * (point[f"{field}_high"] - point[field])) for point in points]
+    return below, above
 
 
 def _pairs(rows: Sequence[dict], attack: str) -> str:
@@ -150,9 +155,7 @@ def prefill_depth(rows: Sequence[dict], model: str) -> Figure:
                 points = sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["depth"])
                 x = [depths.index(point["depth"]) + 0.06 * (place - (len(arms) - 1) / 2) for point in points]
                 y = [100 * point[field] for point in points]
-                below = [max(0.0, 100 * (point[field] - point[f"{field}_low"])) for point in points]
-                above = [max(0.0, 100 * (point[f"{field}_high"] - point[field])) for point in points]
-                ax.errorbar(x, y, yerr=[below, above], **ARM_STYLE[arm] | {"lw": 1.1, "ms": 4, "capsize": 1.5})
+                ax.errorbar(x, y, yerr=_bars(points, field), **ARM_STYLE[arm] | {"lw": 1.1, "ms": 4, "capsize": 1.5})
             ax.set(title=title, xlabel="tokens of the response given")
             ax.set_xticks(range(len(depths)), depths)
         for ax in axes[:2]:

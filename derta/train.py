@@ -13,6 +13,7 @@ import resource
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,11 +163,8 @@ def train(base: str, dataset: Path, folder: Path, settings: Settings) -> Path:
         precision = "bfloat16 products" if trainer.args.bf16 else "float32 (no native bfloat16 on this machine)"
         tqdm.write(f"{folder.name}: {kind}, {precision}, {process.num_processes} process(es)", file=sys.stderr)
     try:
-        if gpu:
+        with nullcontext() if gpu else labelled_positions_alone():
             trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-        else:
-            with labelled_positions_alone():
-                trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
         finish(trainer, progress, dataset, folder, inputs)
     except Exception as error:
         # Each writer has an error of its own, and PyTorch's does not say why it failed.
@@ -274,12 +272,13 @@ def lora(model: PreTrainedModel, settings: Settings) -> LoraConfig:
     Raises:
         ValueError: no module has a name of `settings.lora_targets`.
     """
-    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     targets: str | list[str] = settings.lora_targets
     experts: list[str] = []
     if targets == "all-linear":
         experts = sorted({name for name, weight in model.named_parameters() if weight.dim() == 3 and "expert" in name})
     else:
+        modules = model.named_modules()
+        linear = {name.rpartition(".")[2] for name, module in modules if isinstance(module, torch.nn.Linear)}
         targets = targets.split()
         if missing := [name for name in targets if name not in linear]:
             raise ValueError(
