@@ -3,7 +3,6 @@
 `load` takes a name of `MODELS`, a hub id or a local folder by the same call.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from derta import decode
 from derta.generate import Completion, Prompt
-from derta.runs import cache_dir, digest
+from derta.runs import cache_dir, digest, made_of
 
 # The paper's training format, backslash included (arXiv 2407.09121, Appendix; its evaluation adds newlines).
 PAPER_CHAT = (
@@ -92,9 +91,7 @@ class LM:
 
     def fingerprint(self) -> str:
         """A hash of what a model of `derta.train` was made from, of the name for any other; and of the precision."""
-        path = Path(self.name) / "provenance.json"
-        origin = json.loads(path.read_text())["inputs"] if path.exists() else self.name
-        return digest(origin, str(self.model and self.model.dtype))
+        return digest(made_of(self.name) or self.name, str(self.model and self.model.dtype))
 
     def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
         """The text of a conversation (or of one user turn) and the opening of the reply."""

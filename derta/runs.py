@@ -142,6 +142,12 @@ def made_from(folder: Path, inputs: dict[str, Any]) -> None:
         write_atomically(path, json.dumps(inputs, indent=1))
 
 
+def made_of(model: str) -> dict[str, Any] | None:
+    """What the model in the folder `model` was made from by `derta.train`; None for any other model."""
+    path = Path(model) / "provenance.json"
+    return json.loads(path.read_text())["inputs"] if path.exists() else None
+
+
 def provenance(**facts: Any) -> dict[str, Any]:
     """Where a result comes from: the commit, the versions and the machine, and `facts` of the caller's."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]

@@ -30,7 +30,7 @@ from trl import DPOConfig, SFTConfig, TrlParser
 
 from derta import models
 from derta.objective import IGNORE
-from derta.runs import digest, provenance, write_atomically, write_csv
+from derta.runs import digest, made_of, provenance, write_atomically, write_csv
 from derta.trainers import Pairs, Terms, labelled_positions_alone
 
 # The columns of log.csv after `step`, where a step has them.
@@ -144,8 +144,7 @@ def train(base: str, dataset: Path, folder: Path, settings: Settings) -> Path:
         "settings": dataclasses.asdict(settings),
         "code": digest(*(Path(__file__).with_name(name) for name in ("train.py", "trainers.py"))),
     }
-    known = folder / "provenance.json"
-    if known.exists() and json.loads(known.read_text())["inputs"] == inputs:
+    if made_of(str(folder)) == inputs:
         return folder
     process.wait_for_everyone()
     if process.is_main_process:
@@ -178,8 +177,8 @@ def train(base: str, dataset: Path, folder: Path, settings: Settings) -> Path:
 
 def origin(base: str) -> str:
     """The name of a model; of one that was trained here also the hash of what it was made from."""
-    path = Path(base) / "provenance.json"
-    return f"{Path(base).name} {digest(json.loads(path.read_text())['inputs'])}" if path.exists() else base
+    inputs = made_of(base)
+    return f"{Path(base).name} {digest(inputs)}" if inputs else base
 
 
 def check(rows: Dataset, dataset: Path) -> list[str]:
