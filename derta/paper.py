@@ -1,6 +1,5 @@
 """The paper's reported numbers, as facts: every cell of Tables 1, 2, 4 and 10 and of Figures 5 and 6, in percent."""
 
-from collections.abc import Sequence
 from functools import cache
 
 from derta.runs import DATA, read_csv
@@ -13,16 +12,13 @@ def reported() -> tuple[dict, ...]:
     return tuple(row | {"value_percent": float(row["value_percent"])} for row in rows)
 
 
-def value(model: str, arm: str, task: str, sources: Sequence[str] = ()) -> float | None:
+def value(model: str, arm: str, task: str) -> float | None:
     """The reported percentage of a model and arm on an attack or task, None where the paper has none.
 
     GPT-3.5's helpfulness files are of version 0301, where the paper names 0125: both find its cell.
-
-    Args:
-        sources: tables and figures to look in; by default all.
     """
     model = model.replace("GPT-3.5-turbo-0301", "GPT-3.5-turbo-0125")
     for row in reported():
-        if (row["model"], row["arm"], row["task"]) == (model, arm, task) and (not sources or row["source"] in sources):
+        if (row["model"], row["arm"], row["task"]) == (model, arm, task):
             return row["value_percent"]
     return None
