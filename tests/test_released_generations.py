@@ -453,6 +453,20 @@ def test_the_rule_agrees_with_the_labels(folder):
     assert sum(label == verdict for label, verdict in clear) / len(clear) >= 0.85
 
 
+@pytest.mark.parametrize(("task", "least"), [("GSM8K", 0.9), ("MMLU", 0.98)])
+def test_the_extractor_is_the_one_that_agrees_most_with_a_reader(folder, task, least):
+    rows = [row for row in read_csv(DATA / "answer_labels.csv", ("file", "row", "task")) if row["task"] == task]
+    assert all(row["file"] in released.manifest() for row in rows)
+    responses = {(row.file, row.row): row for found in folder.generations.values() for row in found}
+    read = [responses[Path(row["file"]).name, int(row["row"])] for row in rows]
+    answers = [tasks.number(row["answer"]) if task == "GSM8K" else row["answer"] for row in rows]
+    agree = [
+        sum(extract(response) == answer for response, answer in zip(read, answers, strict=True))
+        for extract in tasks.EXTRACTORS[task].values()
+    ]
+    assert agree[0] == max(agree) >= least * len(rows)
+
+
 def test_the_tasks_are_scored_as_the_paper_scores_them(folder):
     errors = {"GSM8K": [], "MMLU": []}
     for row in score.accuracy(folder):

@@ -223,7 +223,7 @@ _PAIR = re.compile(
 
 def _pair(summary: str) -> tuple[str, str, str, bool]:
     """Prompt, completion, no gold answer, and whether PAIR's judge called it a jailbreak. The goal opens the prompt."""
-    parts = _PAIR.search(summary)
+    parts = _PAIR.match(summary, max(summary.find("Goal: "), 0))
     if not parts:
         raise ValueError("not a summary of PAIR's")
     broken = parts["completion"] is not None

@@ -1,5 +1,6 @@
 """Where a completion first refuses: the measure behind Table 1 and Figure 4, in words and in tokens."""
 
+import re
 from collections.abc import Callable, Sequence
 
 from derta.released.generations import Generation
@@ -17,7 +18,8 @@ def refusal_position(generation: Generation, length: Callable[[str], int] = word
     Args:
         length: how long a text is, in words or in a tokenizer's tokens.
     """
-    found = REFUSAL.search(generation.completion)
+    # The patterns know one kind of space; one character for another keeps the positions.
+    found = REFUSAL.search(re.sub(r"\s", " ", generation.completion))
     return length(generation.completion[: found.start()].strip()) + 1 if found else None
 
 

@@ -1,7 +1,10 @@
 """Accuracy on GSM8K and MMLU from the released responses.
 
-The extractors were chosen on the 70B, GPT and Instruct responses with the paper's accuracies in view (a first one, "the
-last number", missed GSM8K by five points), and not changed since; models added later are the fair comparison:
+Of three extractors per task, `EXTRACTORS` lists first the one that agrees most with a reader of 200 responses
+(``data/answer_labels.csv``: 15 GSM8K and 10 MMLU responses of each file, drawn at random and read by a large language
+model that saw neither model nor gold answer nor accuracy): 92.5 % on GSM8K (the others 90.0 and 85.8), 100 % on MMLU
+(100 and 97.5). That choice, not the paper's accuracies, decides. The rules themselves were written with these
+accuracies in view, and not changed since the reading:
 
 - GSM8K: the number that is said to be the answer ("answer is", "####", a box). Otherwise the concluding sentence
   decides, the last with a number: the number after its last equals sign, linking verb or "total of", for what follows
@@ -9,7 +12,7 @@ last number", missed GSM8K by five points), and not changed since; models added 
 - MMLU: the letter that is said to be the answer ("the answer is", "the correct option is"). Otherwise the first letter
   in brackets, "(B)", or a bare one at the start; otherwise the one option whose text the response repeats.
 
-`EXTRACTORS` holds them and two others each, which notebook 07 uses to show how much the accuracy depends on them.
+Notebook 07 shows how much the accuracy depends on the extractor.
 """
 
 import re
@@ -104,5 +107,5 @@ def gold(generation: Generation) -> float | str | None:
 
 
 def answer(generation: Generation) -> float | str | None:
-    """What a response answers, by the fixed extractor of its task; None where nothing is found."""
+    """What a response answers, by the first extractor of its task; None where nothing is found."""
     return next(iter(EXTRACTORS[generation.source.task].values()))(generation)
