@@ -1,8 +1,9 @@
 """How the embedded responses were made: the base model's own answers, many of its replies started for it.
 
-``python -m derta.responses`` writes ``data/responses/*.jsonl`` anew, seeded; killed, it continues where it stopped. But
-for the openers, no text of these files was written by hand: a harmful response is what a 135M model says when its reply
-is opened, compliant in form and useless in content. A behaviour and its benign twin get the same phrasings and the same
+``python -m derta.responses`` completes ``data/responses/*.jsonl``, seeded: rows that are there and still fit are kept,
+so that a corpus that grows needs draws for what is new alone; killed, it continues where it stopped. But for the
+openers, no text of these files was written by hand: a harmful response is what a 135M model says when its reply is
+opened, compliant in form and useless in content. A behaviour and its benign twin get the same phrasings and the same
 openers, and ordinary instructions get openers too, so that no form gives harm away.
 """
 
@@ -77,7 +78,8 @@ def fits(lm: LM, draft: Draft, response: str) -> bool:
     words = response.lower().split()
     if draft.file == "weak-train":
         return bool(words) and not REFUSAL.search(response)
-    if len(words) < 8 or len(set(words)) < 0.3 * len(words) or REFUSAL.search(response):
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    if len(words) < 8 or len(set(runs)) < 0.5 * len(runs) or REFUSAL.search(response):
         return False
     if len(lm.ids(response)) < MIN_TOKENS.get(draft.file, 0):
         return False
@@ -117,11 +119,20 @@ def draw(lm: LM, waiting: Sequence[Draft], folder: Path, *, attempt: int, seed: 
 def write(lm: LM, folder: Path, scratch: Path, *, seed: int, batch_size: int) -> None:
     """Answer every draft into ``folder/<file>.jsonl``; what has been drawn is kept in `scratch`.
 
-    A response that does not fit is drawn again with other seeds, up to `DRAWS` times in all, and then left out. A
-    behaviour's response whose twin is missing is left out too. Both are counted.
+    A row of these files that answers the same prompt in the same form, and fits, is kept. A response that does not fit
+    is drawn again with other seeds, up to `DRAWS` times in all, and then left out. A behaviour's response whose twin is
+    missing is left out too. Both are counted.
     """
-    everything = waiting = list(drafts(seed))
+    everything = list(drafts(seed))
+    there = {(path.stem, row["id"]): row for path in sorted(folder.glob("*.jsonl")) for row in read_jsonl(path)}
     kept: dict[tuple[str, str], dict] = {}
+    for draft in everything:
+        row = there.get((draft.file, draft.id))
+        asked = (draft.prompt, draft.form)
+        if row and (row["prompt"], row["form"]) == asked and fits(lm, draft, row["response"]):
+            kept[draft.file, draft.id] = row
+    waiting = [draft for draft in everything if (draft.file, draft.id) not in kept]
+    print(f"{len(kept)} of {len(everything)} responses are there")
     for attempt in range(DRAWS):
         answers = draw(lm, waiting, scratch, attempt=attempt, seed=seed, batch_size=batch_size)
         for draft in waiting:

@@ -6,7 +6,7 @@ from derta import responses
 from derta.generate import Completion
 from derta.models import LM
 from derta.responses import Draft
-from derta.runs import read_jsonl
+from derta.runs import read_jsonl, to_jsonl
 
 FILES = ("harmful-train", "benign-train", "plain-train", "helpful-train", "weak-train")
 GOOD = "First, ask a friend to {do} with you. Then you can {do} and take your time over every small thing that follows."
@@ -55,6 +55,18 @@ def test_same_seed_same_bytes_and_a_killed_run_goes_on(tiny, few, tmp_path, monk
     for path in files:
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
         assert all(row["response"].startswith(starts[path.stem, row["id"]]) for row in read_jsonl(path))
+
+
+def test_rows_that_are_there_and_fit_are_kept_and_others_drawn(tiny, few, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(responses, "fits", lambda lm, draft, response: True)
+    responses.write(tiny, tmp_path / "rows", tmp_path / "drawn", seed=0, batch_size=4)
+    path = tmp_path / "rows" / "plain-train.jsonl"
+    first, *others = read_jsonl(path)
+    path.write_text(to_jsonl([first | {"response": "Kept as it is."}, *[row | {"prompt": "other"} for row in others]]))
+    responses.write(tiny, tmp_path / "rows", tmp_path / "again", seed=0, batch_size=4)
+    assert f"{len(few) - len(others)} of {len(few)} responses are there" in capsys.readouterr().out
+    assert next(read_jsonl(path))["response"] == "Kept as it is."
+    assert [row["prompt"] for row in read_jsonl(path)] == [draft.prompt for draft in few if draft.file == path.stem]
 
 
 def test_what_does_not_fit_is_drawn_again_and_then_left_out_and_counted(tiny, few, tmp_path, monkeypatch, capsys):
