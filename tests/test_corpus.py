@@ -66,18 +66,18 @@ def test_answers_to_sums_are_right():
 
 
 def test_a_draw_takes_every_behaviour_once_before_any_twice():
-    material = corpus.material(triples=700, twins=700, plain=3, instructions=5, seed=0)
+    material = corpus.material(triples=1200, twins=1200, plain=3, instructions=5, seed=0)
     counts = Counter(triple.behaviour_id for triple in material.triples)
     assert set(counts.values()) == {1, 2}
     assert len(counts) == len({row.behaviour_id for row in corpus.responses("harmful-train")})
     assert all(triple.again[0] != triple.query for triple in material.triples)
     twins = [example.id for example in material.helpful if example.behaviour_id and not example.plain]
     assert [id.replace("-b", "-h") for id in twins] == [triple.id for triple in material.triples]
-    again = corpus.material(triples=700, twins=900, plain=3, instructions=5, seed=0)
+    again = corpus.material(triples=1200, twins=1500, plain=3, instructions=5, seed=0)
     assert again.triples == material.triples
     more = [example.id for example in again.helpful if example.behaviour_id and not example.plain]
-    assert more[:700] == twins
-    assert len(set(more)) == 900
+    assert more[:1200] == twins
+    assert len(set(more)) == 1500
     with pytest.raises(ValueError, match=r"10000 triples asked for, but the corpus holds \d+"):
         corpus.material(triples=10_000, twins=0, plain=0, instructions=0, seed=0)
 
