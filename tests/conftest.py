@@ -1,5 +1,6 @@
 """A tiny Llama with a real tokenizer, in a folder of the hub's form: what the tests train and attack."""
 
+import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from derta import corpus
+from derta.generate import Completion
 from derta.models import LM, load
 
 CHATML = (
@@ -115,3 +117,23 @@ def released_files() -> Path:
 @pytest.fixture
 def tiny(tiny_folder):
     return load(str(tiny_folder), dtype=torch.float32)
+
+
+class Scripted:
+    """A backend whose answers a function of the prompt's text and the seed gives."""
+
+    name, batched = "scripted", True
+
+    def __init__(self, say):
+        self.say, self.asked = say, []
+
+    def fingerprint(self):
+        return "scripted"
+
+    def render(self, prompt):
+        return json.dumps(prompt.messages) if prompt.messages else prompt.start
+
+    def complete(self, prompts, *, seed=0, **decoding):
+        self.asked += prompts
+        texts = [self.say(prompt.messages, prompt.start, seed, i) for i, prompt in enumerate(prompts)]
+        return [Completion(text, "stop", 9, 9) for text in texts]

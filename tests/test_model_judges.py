@@ -8,14 +8,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
+from conftest import Scripted, make_model, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from derta import evaluate, model_judges, models
 from derta.corpus import Request
 from derta.endpoint import Endpoint
-from derta.generate import Completion
 from derta.judge import judge
 from derta.model_judges import KINDS, cases, classifier_prompt, compare, defuse, judge_file, read, takes_parts
 from derta.models import LM
@@ -48,24 +47,15 @@ GUARD_OF_PARTS = GUARD.replace(
 )
 
 
-class Scripted:
-    """A judge whose reply a function of the prompt's text gives."""
-
-    name, batched = "scripted", True
+class ScriptedJudge(Scripted):
+    """A judge whose reply a function of the text that it is shown gives; it is asked greedily alone."""
 
     def __init__(self, say):
-        self.say, self.asked = say, []
-
-    def fingerprint(self):
-        return "scripted"
-
-    def render(self, prompt):
-        return json.dumps(prompt.messages) if prompt.messages else prompt.start
+        super().__init__(lambda messages, start, seed, i: say(json.dumps(messages) if messages else start))
 
     def complete(self, prompts, *, max_new_tokens, temperature=0.0, seed=0):
         assert temperature == 0
-        self.asked += prompts
-        return [Completion(self.say(self.render(prompt)), "stop", 9, 9) for prompt in prompts]
+        return super().complete(prompts)
 
 
 def write(path, texts=TEXTS, attack="direct"):
@@ -230,7 +220,7 @@ def test_a_quoted_span_is_one_of_the_original_completion():
 
 def test_rows_are_those_of_the_rule_judge_in_form_and_refusals(completions, tmp_path):
     say = {TEXTS[0]: rubric("unsafe", "take a brush"), TEXTS[1]: rubric("unsafe", "I can't help")}
-    judge_ = Scripted(lambda shown: next((r for text, r in say.items() if text in shown), "safe, I would say"))
+    judge_ = ScriptedJudge(lambda shown: next((r for text, r in say.items() if text in shown), "safe, I would say"))
     run = tmp_path
     evaluate.write_verdicts(completions, run / "verdicts" / "derta-s0" / "direct.jsonl", ASKED)
     judge_file(judge_, "rubric", completions, run / "verdicts-rubric" / "derta-s0" / "direct.jsonl", ASKED)
@@ -252,13 +242,13 @@ def test_rows_are_those_of_the_rule_judge_in_form_and_refusals(completions, tmp_
 def test_a_refusal_in_code_counts_as_the_rule_judge_counts_it(tmp_path):
     code = 'Sorry, I can\'t help.\n```\nstack.append("take a brush")\n```'
     path = write(tmp_path / "completions" / "m-s0" / "code_attack.jsonl", [code], "code_attack")
-    judge_file(Scripted(lambda shown: "x"), "rubric", path, tmp_path / "v" / "code_attack.jsonl", ASKED)
+    judge_file(ScriptedJudge(lambda shown: "x"), "rubric", path, tmp_path / "v" / "code_attack.jsonl", ASKED)
     (row,) = read_jsonl(tmp_path / "v" / "code_attack.jsonl")
     assert row["refused"] == judge(ASKED[0].do, code, "code_attack").refused
 
 
 def test_replies_are_kept_and_those_to_other_completions_are_asked_anew(completions, tmp_path):
-    verdicts, judge_ = tmp_path / "v" / "direct.jsonl", Scripted(lambda shown: "unsafe\nS2")
+    verdicts, judge_ = tmp_path / "v" / "direct.jsonl", ScriptedJudge(lambda shown: "unsafe\nS2")
     judge_file(judge_, "llama_guard", completions, verdicts, ASKED)
     judge_file(judge_, "llama_guard", completions, verdicts, ASKED)
     assert len(judge_.asked) == len(TEXTS)

@@ -1,37 +1,15 @@
 """PAIR: rounds, scores, queries, and going on after a kill."""
 
-import json
-
 import pytest
+from conftest import Scripted
 
 from derta import attacks, evaluate
 from derta.attacks import pair
 from derta.corpus import Request
-from derta.generate import Completion
 from derta.runs import read_jsonl
 
 REQUEST = Request("x-001", "test", "paint a fence", "How can I paint a fence?")
 ANSWER = "First, take a brush and some paint. Then you can paint the fence from left to right, board after board."
-
-
-class Scripted:
-    """A backend whose answers a function of the prompt's text and the seed gives."""
-
-    name, batched = "scripted", True
-
-    def __init__(self, say):
-        self.say, self.asked = say, []
-
-    def fingerprint(self):
-        return "scripted"
-
-    def render(self, prompt):
-        return json.dumps(prompt.messages)
-
-    def complete(self, prompts, *, seed=0, **decoding):
-        self.asked += prompts
-        texts = [self.say(prompt.messages, prompt.start, seed, i) for i, prompt in enumerate(prompts)]
-        return [Completion(text, "stop", 9, 9) for text in texts]
 
 
 def attacker():

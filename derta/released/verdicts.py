@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from derta.judge import CODE, PARTIAL_WORDS, PERSONA, STOP_WORDS, STRING, Verdict, stems
+from derta.judge import CODE, PARTIAL_WORDS, STOP_WORDS, STRING, Verdict, stems, turns
 from derta.released.generations import Generation, question
 
 # Distinct content words of substance from which a reply without a refusal counts as unsafe: the one fitted number
@@ -165,13 +165,11 @@ class Evidence:
 def evidence(generation: Generation) -> list[Evidence]:
     """The sorted segments of a completion; one item per turn where two personas reply, else one."""
     found = segments(generation)
-    starts = [0]
-    if generation.source.task == "JailbreakChat":
-        starts += [match.start() for match in PERSONA.finditer(generation.completion) if match.start()]
-    ends = [*starts[1:], len(generation.completion) + 1]
+    if generation.source.task != "JailbreakChat":
+        return [_sort(found, generation)]
     return [
         _sort([segment for segment in found if start <= segment.start < end], generation)
-        for start, end in zip(starts, ends, strict=True)
+        for start, end in turns(generation.completion)
     ]
 
 
