@@ -341,9 +341,14 @@ def test_a_refusal_begins_where_its_phrase_begins():
     ("response", "answer"),
     [
         ("3 + 4 = 7, so the answer is 7. It took 2 steps.", 7),
-        ("Anna has $1,250.00 left after 3 weeks.", 1250),
-        ("Bo pays 5 coins.\nTherefore, the total cost is $40 for 8 rides (8 x 5).", 40),
+        ("Anna has 10 - 4 = 6 coins. So she has 6 coins left after 3 weeks.", 6),
+        ("Anna has $1,250.00 left.", 1250),
+        ("Bo pays 5 coins.\nTherefore, the total cost is $40 (5 x 8).", 40),
         ("So 5 x 8 = 40 coins in 2 days", 40),
+        ("There are 9. Is that what 4 of you meant?", 9),
+        ("She has three apples.", 3),
+        ("The share is 3/4.", 0.75),
+        ("There are 5 of them. We cannot determine the rest.", None),
         ("Nothing to count.", None),
     ],
 )
