@@ -288,6 +288,14 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tiny_folder, dataset
     assert log(train.train(str(tiny_folder), dataset, tmp_path / "model", SETTINGS)).step.tolist() == [1, 2, 3, 4, 5, 6]
 
 
+def test_frozen_layers_keep_their_weights_and_the_others_learn(tiny_folder, dataset, tmp_path):
+    folder = train.train(str(tiny_folder), dataset, tmp_path / "model", replace(SETTINGS, frozen_layers=1))
+    before, after = weights(tiny_folder), weights(folder)
+    changed = {name for name in after if not torch.equal(after[name], before[name].to(torch.bfloat16))}
+    assert {name for name in after if "layers.1." in name and "proj" in name} <= changed
+    assert not {name for name in changed if "layers.0." in name or "embed" in name}
+
+
 def test_bad_settings_and_datasets_are_named(tiny_folder, dataset, tmp_path):
     with pytest.raises(ValueError, match=r"batch_size 4 is no multiple of micro_batch_size 3 × 1 process"):
         train.train(str(tiny_folder), dataset, tmp_path / "model", replace(SETTINGS, micro_batch_size=3))
@@ -295,6 +303,10 @@ def test_bad_settings_and_datasets_are_named(tiny_folder, dataset, tmp_path):
         ValueError, match=r"target attention matches no linear module of LlamaForCausalLM; it has down_"
     ):
         train.train(str(tiny_folder), dataset, tmp_path / "model", replace(LORA, lora_targets="q_proj attention"))
+    with pytest.raises(ValueError, match="frozen_layers is 2, but the model has 2"):
+        train.train(str(tiny_folder), dataset, tmp_path / "model", replace(SETTINGS, frozen_layers=2))
+    with pytest.raises(ValueError, match="LoRA freezes all layers: set one of the two to 0"):
+        train.train(str(tiny_folder), dataset, tmp_path / "model", replace(LORA, frozen_layers=1))
     Dataset.from_list([{"input_ids": [1]}]).save_to_disk(tmp_path / "bare")
     with pytest.raises(ValueError, match="lacks the column labels"):
         train.train(str(tiny_folder), tmp_path / "bare", tmp_path / "model", SETTINGS)
