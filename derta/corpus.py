@@ -137,7 +137,8 @@ def behaviours(split: str = "") -> tuple[Behaviour, ...]:
 
 @cache
 def phrasings(split: str) -> tuple[str, ...]:
-    """Question templates with ``{do}`` for the verb phrase; those of ``test`` are never trained on."""
+    """Question templates with ``{do}`` for the verb phrase: the base model answered those of ``train``, triples and
+    twins are asked in those of ``train`` and ``reworded``, and those of ``test`` are never trained on."""
     return tuple(
         row["template"] for row in read_csv(DATA / "phrasings.csv", ("split", "template")) if row["split"] == split
     )
@@ -201,6 +202,9 @@ def responses(file: str) -> tuple[Response, ...]:
 def material(triples: int, twins: int, plain: int, instructions: int, seed: int) -> Material:
     """Draw what an arm is made of from the embedded corpus.
 
+    A triple and its twin are asked in the same phrasing, drawn from all training phrasings: a model that is tuned on
+    few of them takes a new one for harmless.
+
     Args:
         triples: how many; every behaviour comes once before any comes twice.
         twins: how many answers to benign twins among the helpful data, first those in the same form as the triples.
@@ -215,15 +219,20 @@ def material(triples: int, twins: int, plain: int, instructions: int, seed: int)
     twin_of = {row.id.replace("-b", "-h"): row for row in responses("benign-train")}
     weak = {row.id: row for row in responses("weak-train")}
     rows = _rounds(responses("harmful-train"), rng)
+    forms = phrasings("train") + phrasings("reworded")
+    asked, again = {}, {}
+    for row in rows:
+        asked[row.id], again[row.id] = random.Random(f"phrasing {seed} {row.id}").sample(forms, 2)
     drawn = []
-    for harmful in _take(rows, triples, "triples"):
-        behaviour = known[harmful.behaviour_id]
-        queries = [form.replace("{do}", behaviour.harmful) for form in phrasings("train")]
-        again = rng.choice([query for query in queries if query != harmful.prompt])
-        safe, other = rng.sample(refusals(behaviour.category), 2)
-        asked, response, finished = harmful.prompt, harmful.response, harmful.finished
-        drawn.append(Triple(harmful.id, behaviour.id, asked, safe, response, (again, other), finished))
-    helpful = [_example(twin_of[harmful.id], weak) for harmful in _take(rows, twins, "twins")]
+    for row in _take(rows, triples, "triples"):
+        behaviour = known[row.behaviour_id]
+        query, other = (form[row.id].replace("{do}", behaviour.harmful) for form in (asked, again))
+        safe, refusal = rng.sample(refusals(behaviour.category), 2)
+        drawn.append(Triple(row.id, behaviour.id, query, safe, row.response, (other, refusal), row.finished))
+    helpful = []
+    for row in _take(rows, twins, "twins"):
+        query = asked[row.id].replace("{do}", known[row.behaviour_id].benign)
+        helpful.append(replace(_example(twin_of[row.id], weak), prompt=query))
     for file, number in (("plain-train", plain), ("helpful-train", instructions)):
         rows = responses(file)
         helpful += [_example(row, weak) for row in _take(rng.sample(rows, len(rows)), number, f"rows of {file}")]

@@ -180,7 +180,7 @@ def test_no_attack_has_a_form_of_the_training_data():
     texts += [*role_play.templates(), self_cipher.ROLE, *answers]
     sentences = {line.strip() for text in texts for line in re.split(r"(?<=[.!?])\s+|\n+", text)}
     openers = [o.template for o in corpus.openers()]
-    trained = {*corpus.phrasings("train"), *corpus.plain_prompts(), *openers}
+    trained = {*corpus.phrasings("train"), *corpus.phrasings("reworded"), *corpus.plain_prompts(), *openers}
     # The paper's own words; in training they begin some replies, harmful and benign.
     assert (sentences | set(texts)) & trained == {"Step 1:"}
     for start in (prefill.START, completing.STATEMENT, *answers):

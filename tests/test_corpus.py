@@ -82,12 +82,27 @@ def test_a_draw_takes_every_behaviour_once_before_any_twice():
         corpus.material(triples=10_000, twins=0, plain=0, instructions=0, seed=0)
 
 
+def test_a_triple_and_its_twin_are_asked_in_the_same_training_phrasing():
+    material = corpus.material(triples=300, twins=300, plain=0, instructions=0, seed=0)
+    known = {b.id: b for b in corpus.behaviours("train")}
+    forms = {*corpus.phrasings("train"), *corpus.phrasings("reworded")}
+    seen = set()
+    for triple, twin in zip(material.triples, material.helpful, strict=True):
+        behaviour = known[triple.behaviour_id]
+        form = triple.query.replace(behaviour.harmful, "{do}")
+        assert twin.prompt == form.replace("{do}", behaviour.benign)
+        seen |= {form, triple.again[0].replace(behaviour.harmful, "{do}")}
+    assert seen == forms
+
+
 def test_training_and_evaluation_share_no_behaviour_phrasing_or_instruction():
     phrases = {
         split: {p for b in corpus.behaviours(split) for p in (b.harmful, b.benign)} for split in ("train", "test")
     }
     assert not phrases["train"] & phrases["test"]
-    assert not set(corpus.phrasings("train")) & set(corpus.phrasings("test"))
+    trained = [*corpus.phrasings("train"), *corpus.phrasings("reworded")]
+    assert len(set(trained)) == len(trained)
+    assert not set(trained) & set(corpus.phrasings("test"))
     assert not {i.text for i in corpus.instructions("train")} & {i.text for i in corpus.instructions("test")}
 
 
