@@ -98,7 +98,7 @@ def classifier_prompt(folder: Path | None = None) -> str:
     """
     source = SOURCES["harmbench"]
     if folder is None:
-        url = f"https://raw.githubusercontent.com/{source.repository}/{source.revision}/eval_utils.py"
+        url = f"{source.github}/eval_utils.py"
         name = f"{source.revision}-eval_utils.py"
         try:
             path = Path(pooch.retrieve(url, known_hash=None, fname=name, path=cache_dir() / "harmbench"))

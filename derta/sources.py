@@ -37,6 +37,11 @@ class Source:
     reference: str
     file: str = ""
 
+    @property
+    def github(self) -> str:
+        """The address under which GitHub serves the repository's files at the pinned commit."""
+        return f"https://raw.githubusercontent.com/{self.repository}/{self.revision}"
+
 
 SOURCES = {
     "beavertails": Source(
@@ -92,7 +97,7 @@ def load(name: str, folder: str | Path | None = None) -> Dataset:
     if folder is not None and not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; clone {source.repository} there, or leave it out")
     if source.file:
-        home = f"https://raw.githubusercontent.com/{source.repository}/{source.revision}" if folder is None else folder
+        home = source.github if folder is None else folder
         rows = load_dataset("csv", data_files=f"{home}/{source.file}", split=source.split)
     elif folder is None:
         rows = load_dataset(source.repository, revision=source.revision, split=source.split)
