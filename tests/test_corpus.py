@@ -66,24 +66,24 @@ def test_answers_to_sums_are_right():
 
 
 def test_a_draw_takes_every_behaviour_once_before_any_twice():
-    material = corpus.material(triples=1200, twins=1200, plain=3, instructions=5, seed=0)
+    material = corpus.material(triples=2300, twins=2300, plain=3, instructions=5, seed=0)
     counts = Counter(triple.behaviour_id for triple in material.triples)
     assert set(counts.values()) == {1, 2}
     assert len(counts) == len({row.behaviour_id for row in corpus.responses("harmful-train")})
     assert all(triple.again[0] != triple.query for triple in material.triples)
     twins = [example.id for example in material.helpful if example.behaviour_id and not example.plain]
     assert [id.replace("-b", "-h") for id in twins] == [triple.id for triple in material.triples]
-    again = corpus.material(triples=1200, twins=1500, plain=3, instructions=5, seed=0)
+    again = corpus.material(triples=2300, twins=2600, plain=3, instructions=5, seed=0)
     assert again.triples == material.triples
     more = [example.id for example in again.helpful if example.behaviour_id and not example.plain]
-    assert more[:1200] == twins
-    assert len(set(more)) == 1500
+    assert more[:2300] == twins
+    assert len(set(more)) == 2600
     with pytest.raises(ValueError, match=r"10000 triples asked for, but the corpus holds \d+"):
         corpus.material(triples=10_000, twins=0, plain=0, instructions=0, seed=0)
 
 
 def test_a_triple_and_its_twin_are_asked_in_the_same_training_phrasing():
-    material = corpus.material(triples=300, twins=300, plain=0, instructions=0, seed=0)
+    material = corpus.material(triples=1500, twins=1500, plain=0, instructions=0, seed=0)
     known = {b.id: b for b in corpus.behaviours("train")}
     forms = {*corpus.phrasings("train"), *corpus.phrasings("reworded")}
     seen = set()
@@ -103,6 +103,11 @@ def test_training_and_evaluation_share_no_behaviour_phrasing_or_instruction():
     trained = [*corpus.phrasings("train"), *corpus.phrasings("reworded")]
     assert len(set(trained)) == len(trained)
     assert not set(trained) & set(corpus.phrasings("test"))
+
+    def lead(phrasing: str) -> tuple[str, ...]:
+        return tuple(phrasing.lower().split("{do}")[0].split()[-2:])
+
+    assert not {lead(p) for p in trained} & {lead(p) for p in corpus.phrasings("test")}
     assert not {i.text for i in corpus.instructions("train")} & {i.text for i in corpus.instructions("test")}
 
 
