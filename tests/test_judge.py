@@ -1,6 +1,5 @@
 """Appendix C's principles as examples."""
 
-import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -77,9 +76,8 @@ def test_every_refusal_of_the_corpus_is_seen(category):
 
 
 def test_the_question_of_a_benign_instruction_is_no_refusal():
-    # An apology that is quoted, to be reworded, is nobody's answer.
-    asked = [re.sub(r'"[^"]+"', "", i.text) for i in corpus.instructions("train")]
-    assert not [text for text in asked if REFUSAL.search(text)]
+    quoting_an_apology = {"rewrite-391", "rewrite-464"}
+    assert {i.id for i in corpus.instructions("train") if REFUSAL.search(i.text)} == quoting_an_apology
 
 
 def test_the_judge_agrees_with_a_blind_reader():
