@@ -26,7 +26,7 @@ explain() {
     esac
 }
 
-if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && python -I -c 'import derta, papermill' >/dev/null 2>&1; then
+if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && python -I -c 'import derta, papermill, typer' >/dev/null 2>&1; then
     PYTHON=$(command -v python)
 else
     PYTHON=$PWD/.venv/bin/python

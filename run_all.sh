@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Reproduce everything: ./run_all.sh [PROFILE], a file of notebooks/params/ (default: small).
 set -euo pipefail
-cd "$(dirname "$0")"
+CDPATH='' cd -P -- "$(dirname -- "$(readlink -f -- "$0")")"
 . ./environment.sh
-exec "$PYTHON" -m derta.notebooks "${1:-small}"
+exec "$PYTHON" -m derta run "$@"

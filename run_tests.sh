@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Check style and run the tests, all notebooks on the profile smoke included: ./run_tests.sh [pytest's options].
+# Check style and types and run the tests, all notebooks on the profile smoke included: ./run_tests.sh [pytest's options].
 set -euo pipefail
-cd "$(dirname "$0")"
+CDPATH='' cd -P -- "$(dirname -- "$(readlink -f -- "$0")")"
 . ./environment.sh
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+"$PYTHON" -m mypy
 exec "$PYTHON" -m pytest -q "$@"

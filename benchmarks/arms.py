@@ -15,9 +15,11 @@ from pathlib import Path
 
 import datasets
 
-from derta import arms, corpus, models, sources
+from derta import arms, corpus, models
+from derta.material import embedded_material
+from derta.published import sources
 from derta.arms import Encoder, Settings
-from derta.corpus import Material
+from derta.material import Material
 
 ROWS = 30_000
 CATEGORIES = ("animal_abuse", "privacy_violation", "drug_abuse,weapons,banned_substance")
@@ -65,7 +67,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         one = Settings(epochs=1, rto_dropout=0.7, max_length=96, prefix_unit="tokens", batch_size=16, seed=0)
-        build("embedded", corpus.material(triples=700, twins=700, plain=100, instructions=700, seed=0), one, scratch)
+        build("embedded", embedded_material(triples=700, twins=700, plain=100, instructions=700, seed=0), one, scratch)
         clone(scratch / "beavertails")
         start = time.perf_counter()
         rows = sources.load("beavertails", scratch / "beavertails")

@@ -30,7 +30,8 @@ import yaml
 from derta import attacks, evaluate, generate, models
 from derta.generate import Case, Completion
 from derta.models import LM
-from derta.runs import ROOT, read_jsonl, run_dir
+from derta.files import read_jsonl
+from derta.runs import ROOT, run_dir
 
 NAMES = [name + control for name in ("direct", "prefill", "completing", "role_play") for control in ("", "_benign")]
 CASES = 100

@@ -3,8 +3,8 @@
 Three ways to tune SmolLM2-135M on rows of the arm ``derta`` as the profile ``small`` builds it, full fine-tuning with
 float32 weights, AdamW, and bfloat16 products where the CPU has them:
 
-- *this project*: the trainer of `derta.train`: labelled positions alone, rows in the arm's order (sorted by length
-  within a step), eager attention;
+- *this project*: the trainer of `derta.training`: only labelled positions go through the head, rows in the arm's order
+  (sorted by length within a step), eager attention;
 - *plain TRL SFT*: `SFTTrainer` on the same rows, with its own attention (SDPA) and random order. Its gradient
   checkpointing, which pays less memory with more time, is off, as in the others;
 - *as published*: the objective of Eq. 2 (arXiv 2407.09121) as one would write it down: every row relabelled in Python
@@ -16,18 +16,17 @@ clipping and the optimiser. Read the ratios first: of the medians, and of each v
 the machine disturbs least. Tokens are those of the rows, without padding.
 
 Extra memory is what a process of its own held at its peak over two steps, beyond what it held before it loaded the
-model, the weights and AdamW's two moments: gradients, activations, logits, and the code that libraries load late. (A
-peak cannot be reset, so the interleaved run cannot tell.)
+model, the weights and AdamW's two moments: gradients, activations, logits, and the code that libraries load late.
 
 Two matrix products take turns with the steps as well: one of the size of a micro-batch's MLP, and a large square. A
 step counts as 6 × weights outside the embedding × tokens + 6 × vocabulary × width × labelled positions operations; the
 share is what they reach of the products' speed. For CPUs.
 
-What was tried on two noisy cores, and kept where it gained: one tile for the head in the place of TRL's (a step of 16
-rows from 2.9 to 2.2 s); micro-batches of 16 instead of 8 (about 5 %; the same optimiser steps); memory that stays with
-the process (`environment.sh`; about 8 %). bfloat16 weights with float32 master copies gained nothing over autocast once
-a step is one micro-batch (2.55 against 2.60 s), SDPA was slower than eager attention (2.88 s), and `torch.compile` with
-dynamic shapes had not finished its warm-up after nine minutes.
+What was tried on two noisy cores: a hook before the head that lets only labelled positions through takes as long as the
+same arithmetic in the place of TRL's head (1.86 against 1.89 s a step of 8 rows with 15 frozen layers), and the model's
+`logits_to_keep` with every column that has a label 2.07 s; memory that stays with the process (`environment.sh`) gains
+about 8 %, micro-batches of 16 instead of 8 about 5 %. bfloat16 weights with float32 master copies gained nothing, SDPA
+was slower than eager attention, and `torch.compile` had not finished its warm-up after nine minutes.
 """
 
 import os
@@ -47,17 +46,18 @@ from typing import Any, NamedTuple
 import datasets
 import psutil
 import torch
-import yaml
 from datasets import Dataset, load_from_disk
 from torch.nn import functional
 from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
-from derta import arms, corpus, models, train
+from derta import arms, models, trainers
 from derta.arms import Instance
+from derta.encode import DatasetSettings, Encoder
+from derta.material import embedded_material
 from derta.objective import IGNORE
-from derta.runs import ROOT
-from derta.trainers import labelled_positions_alone
+from derta.profiles import read_profile
+from derta.settings import configure
 
 ROUNDS = 8
 OURS, MLP, SQUARE = "this project's step", "a product of an MLP's size", "a square product of 2048"
@@ -86,40 +86,38 @@ Step = Callable[[], Count]
 def material(base: str, profile: dict[str, Any], steps: int, folder: Path) -> Material:
     """Rows for so many steps, drawn from the arm ``derta``."""
     names = ("epochs", "rto_dropout", "max_length", "prefix_unit", "batch_size", "seed")
-    settings = arms.Settings(**{name: profile[name] for name in names})
-    encode = arms.Encoder(models.load_tokenizer(base), settings)
-    drawn = corpus.material(**{name: profile[name] for name in ("triples", "twins", "plain", "instructions", "seed")})
+    settings = DatasetSettings(**{name: profile[name] for name in names})
+    encode = Encoder(models.load_tokenizer(base), settings)
+    drawn = embedded_material(**{name: profile[name] for name in ("triples", "twins", "plain", "instructions", "seed")})
     made = random.Random(0).sample(arms.instances("derta", drawn, encode), steps * settings.batch_size)
     arms.write(made, encode, folder / "derta")
-    rows = load_from_disk(folder / "derta").with_format(None).select_columns(["input_ids", "labels"])
-    instances = [make(arms.draws(settings, 0, name)) for name, make in made]
+    rows = load_from_disk(folder / "derta").with_format(None).select_columns(["input_ids", "labels", "kind"])
+    instances = [make(arms.generator(settings, 0, name)) for name, make in made]
     return Material(rows, instances, encode.refusal_id, folder)
+
+
+def accumulation(profile: dict[str, Any]) -> dict[str, int]:
+    """The fields of a trainer that make a step of the profile's batch."""
+    size = profile["sft"]["per_device_train_batch_size"]
+    return {"per_device_train_batch_size": size, "gradient_accumulation_steps": profile["batch_size"] // size}
 
 
 def ours(base: str, given: Material, profile: dict[str, Any]) -> tuple[PreTrainedModel, Step]:
     """This project's trainer."""
-    names = ("learning_rate", "batch_size", "micro_batch_size", "warmup", "weight_decay", "checkpoints", "seed")
-    settings = train.Settings(**{name: profile[name] for name in names}, report_to="none")
-    trainer = train.make_trainer(base, given.rows, False, given.folder / "ours", settings, 1)
-    step = steps(trainer)
-
-    def alone() -> Count:
-        with labelled_positions_alone():
-            return step()
-
-    return trainer.model, alone
+    settings = profile["sft"] | accumulation(profile)
+    trainer = trainers.make(base, given.rows, *configure(False, settings, output_dir=str(given.folder / "ours")))
+    return trainer.model, steps(trainer)
 
 
 def plain(base: str, given: Material, profile: dict[str, Any]) -> tuple[PreTrainedModel, Step]:
     """Stock TRL."""
     args = SFTConfig(
         output_dir=str(given.folder / "plain"),
-        per_device_train_batch_size=profile["micro_batch_size"],
-        gradient_accumulation_steps=profile["batch_size"] // profile["micro_batch_size"],
-        learning_rate=profile["learning_rate"],
+        **accumulation(profile),
+        learning_rate=profile["sft"]["learning_rate"],
         bf16=bfloat16(),
         use_cpu=True,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         max_length=None,
         report_to="none",
     )
@@ -154,14 +152,13 @@ def published(base: str, given: Material, profile: dict[str, Any]) -> tuple[PreT
     """The objective as one would write it down."""
     lm = models.load(base, dtype=torch.float32, device="cpu")
     model, rng = lm.model.train(), random.Random(0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=profile["learning_rate"], weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=profile["sft"]["learning_rate"], weight_decay=0.0, fused=True)
     queue = iter(rng.sample(given.instances, len(given.instances)))
-    size = profile["micro_batch_size"]
-    accumulation = profile["batch_size"] // size
+    size, times = accumulation(profile).values()
 
     def step() -> Count:
         tokens = labels = 0
-        for _ in range(accumulation):
+        for _ in range(times):
             rows = [relabel(next(queue), given.refusal_id, profile["rto_dropout"], rng) for _ in range(size)]
             width = max(len(ids) for ids, _ in rows)
             ids = torch.tensor([ids + [lm.tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in rows])
@@ -170,7 +167,7 @@ def published(base: str, given: Material, profile: dict[str, Any]) -> tuple[PreT
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16()):
                 logits = model(input_ids=ids, attention_mask=mask).logits.float()
             loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), asked[:, 1:].flatten(), ignore_index=IGNORE)
-            (loss / accumulation).backward()
+            (loss / times).backward()
             tokens, labels = tokens + int(mask.sum()), labels + int((asked[:, 1:] != IGNORE).sum())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -203,7 +200,7 @@ def bfloat16() -> bool:
 
 
 def build(variant: str, base: str, given: Material, profile: dict[str, Any]) -> tuple[PreTrainedModel, Step]:
-    """A model and its step. What is left of float32 products is rounded as the variant sets it, for itself alone."""
+    """A model and its step. What is left of float32 products is rounded as the variant sets it, only for itself."""
     torch.set_float32_matmul_precision("highest")
     model, step = VARIANTS[variant](base, given, profile)
     precision = torch.get_float32_matmul_precision()
@@ -254,7 +251,10 @@ def interleaved(base: str, profile: dict[str, Any], rounds: int, folder: Path) -
     built = {variant: build(variant, base, given, profile) for variant in VARIANTS}
     model, _ = built["this project"]
     width, inner = model.config.hidden_size, model.config.intermediate_size
-    products = {MLP: (profile["micro_batch_size"] * profile["max_length"], width, inner), SQUARE: (2048, 2048, 2048)}
+    products = {
+        MLP: (profile["sft"]["per_device_train_batch_size"] * profile["max_length"], width, inner),
+        SQUARE: (2048, 2048, 2048),
+    }
     series: dict[str, list[float]] = {name: [] for name in (*VARIANTS, OURS, *products)}
     for turn in range(rounds + 1):
         for variant, (_, step) in built.items():
@@ -288,7 +288,8 @@ def main(base: str, profile: dict[str, Any], rounds: int) -> None:
         return f"{middle[one] / middle[other]:.2f} by the medians, {best[one] / best[other]:.2f} by the best"
 
     precision = str(models.inference_dtype()).removeprefix("torch.")
-    print(f"{base}, batch {profile['batch_size']} in micro-batches of {profile['micro_batch_size']}, {precision}")
+    size, times = accumulation(profile).values()
+    print(f"{base}, batch {size * times} in micro-batches of {size}, {precision}")
     print(f"{rounds} rounds, {torch.get_num_threads()} threads")
     for name in VARIANTS:
         print(f"{name:>14}: median {middle[name]:.0f}, best {best[name]:.0f} tokens/s")
@@ -303,5 +304,5 @@ def main(base: str, profile: dict[str, Any], rounds: int) -> None:
 if __name__ == "__main__":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     datasets.disable_progress_bars()
-    small = yaml.safe_load((ROOT / "notebooks" / "params" / "small.yaml").read_text())
+    small = read_profile("small")
     main(small["model"], small, ROUNDS)

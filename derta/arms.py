@@ -34,11 +34,12 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
-from derta import objective
-from derta.corpus import Example, Material, Triple
-from derta.models import LM
+from derta import models, objective
+from derta.encode import DatasetSettings, Encoder, LeftOut
+from derta.files import write_atomically
+from derta.material import Example, Material, Triple
 from derta.objective import IGNORE, Row
-from derta.runs import write_atomically
+from derta.runs import digest, set_aside
 
 # What becomes of a triple. `again` is its second (q, r).
 ARMS = {
@@ -57,32 +58,6 @@ ROW = Features({"input_ids": IDS, "labels": IDS} | ABOUT)
 PAIR = Features({"prompt_ids": IDS, "chosen_ids": IDS, "rejected_ids": IDS} | ABOUT)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How an arm's dataset is made.
-
-    Attributes:
-        epochs: relabelled copies, written one after the other.
-        rto_dropout: share of RTO labels dropped, drawn anew per epoch (the paper: 0.95 with full fine-tuning).
-        max_length: tokens of a row. A response that is longer than its room is cut, and the row counted; in a row with
-            a harmful prefix it is the prefix that gives way, so that the safe response stays whole.
-        prefix_unit: ``tokens`` draws k uniformly from 0 … |r̂| (of what there is room for) as in Eq. 2; ``words`` cuts
-            between words and gives a third of the triples no prefix, as the released code does.
-        batch_size: rows per optimiser step; within a step, rows are sorted by length to save padding.
-    """
-
-    epochs: int
-    rto_dropout: float
-    max_length: int
-    prefix_unit: str
-    batch_size: int
-    seed: int
-
-    def __post_init__(self):
-        if self.prefix_unit not in ("tokens", "words"):
-            raise ValueError(f"prefix_unit is {self.prefix_unit!r}; expected 'tokens' or 'words'")
-
-
 @dataclass
 class Instance:
     """What a row is made of: token ids of the rendered query, of a response or prefix given without labels, and of the
@@ -99,10 +74,6 @@ class Instance:
     plain: bool = False
 
 
-class LeftOut(Exception):
-    """Why an instance has no row."""
-
-
 @dataclass
 class Summary:
     """What became of the data, over all epochs: per kind the rows, tokens, labels and rows that were cut; and what was
@@ -115,47 +86,6 @@ class Summary:
         counts = self.kinds.setdefault(kind, {"rows": 0, "tokens": 0, "labels": 0, "cut": 0})
         for name, number in (("rows", 1), ("tokens", tokens), ("labels", labels), ("cut", cut)):
             counts[name] += number
-
-
-class Encoder:
-    """Texts → token ids for one model, each text once."""
-
-    def __init__(self, lm: LM, settings: Settings):
-        self.lm, self.settings = lm, settings
-        self.refusal_id = lm.refusal_id()
-        self._known: dict[tuple[str, bool, bool], list[int]] = {}
-
-    def prompt(self, query: str, plain: bool = False) -> list[int]:
-        """The rendered query; `plain` texts are completed without any chat format."""
-        return self._ids(query, True, plain)
-
-    def response(self, text: str, *, finished: bool, plain: bool = False) -> list[int]:
-        """A response; the end of sequence follows one that ended by itself."""
-        return self._ids(text, False, plain) + [self.lm.tokenizer.eos_token_id] * finished
-
-    def _ids(self, text: str, prompt: bool, plain: bool) -> list[int]:
-        key = (text, prompt, plain)
-        if key not in self._known:
-            if prompt:
-                ids = self.lm.ids(self.lm.plain(text) if plain else self.lm.chat(text)) if text.strip() else []
-            else:
-                # A plain text runs on: its continuation keeps the space before it.
-                ids = self.lm.ids(text.rstrip() if plain else text.strip())
-            if not ids:
-                raise LeftOut("the prompt is empty" if prompt else "the response is empty")
-            self._known[key] = ids
-        return self._known[key]
-
-    def room(self, prompt: Sequence[int]) -> int:
-        """How many tokens a response to `prompt` may have.
-
-        Raises:
-            LeftOut: none.
-        """
-        length = self.settings.max_length
-        if len(prompt) >= length:
-            raise LeftOut(f"the prompt fills the maximum length of {length} tokens")
-        return length - len(prompt)
 
 
 def helpful(example: Example, encode: Encoder, pair: bool, rng: random.Random) -> Instance:
@@ -216,7 +146,7 @@ def label(instance: Instance, refusal_id: int, dropout: float, rng: random.Rando
         }
     if instance.kind == "rto":
         keep = [rng.random() >= dropout for _ in instance.target]
-        # A trainer would drop a row without any label.
+        # A trainer would drop a row that has no label.
         keep[rng.randrange(len(keep))] |= not any(keep)
         return objective.rto(instance.prompt, instance.target, refusal_id, keep)
     if instance.given:
@@ -227,7 +157,7 @@ def label(instance: Instance, refusal_id: int, dropout: float, rng: random.Rando
 Make = Callable[[random.Random], Instance]
 
 
-def draws(settings: Settings, epoch: int, name: str) -> random.Random:
+def generator(settings: DatasetSettings, epoch: int, name: str) -> random.Random:
     """The random numbers of one instance (prefix length, label dropout) in one epoch, whatever else is made."""
     return random.Random(f"{settings.seed} {epoch} {name}")
 
@@ -253,14 +183,31 @@ def instances(arm: str, material: Material, encode: Encoder) -> list[tuple[str, 
     return made
 
 
-def write(made: Sequence[tuple[str, Make]], encode: Encoder, folder: Path) -> Summary:
+def build(arm: str, material: Material, model: str, folder: Path | str, **settings: Any) -> Path:
+    """Write the dataset of an arm into `folder`, and return it.
+
+    Args:
+        arm: one of `ARMS`.
+        material: see `derta.material.embedded_material` and `derta.material.own_material`.
+        model: the name or folder of the model to be tuned, for its tokenizer and chat format.
+        settings: see `DatasetSettings`.
+
+    Raises:
+        ValueError: see `DatasetSettings`, `instances` and `write`.
+    """
+    encode = Encoder(models.load_tokenizer(model), DatasetSettings(**settings))
+    write(instances(arm, material, encode), encode, Path(folder))
+    return Path(folder)
+
+
+def write(planned: Sequence[tuple[str, Make]], encode: Encoder, folder: Path) -> Summary:
     """Write the rows of `instances` to `folder` in the order of training, and a ``summary.json`` beside them.
 
     Each row has `kind`, `behaviour_id` and `epoch`. Rows are made one optimiser step at a time, so memory holds the
     texts and their tokens, but no rows.
 
     Raises:
-        ValueError: no instance has a row.
+        ValueError: no instance has a row, or the folder holds other files than a dataset.
     """
     summary, settings = Summary(), encode.settings
 
@@ -268,7 +215,7 @@ def write(made: Sequence[tuple[str, Make]], encode: Encoder, folder: Path) -> Su
         order = (
             (epoch, *item)
             for epoch in range(settings.epochs)
-            for item in random.Random(f"order {settings.seed} {epoch}").sample(made, len(made))
+            for item in random.Random(f"order {settings.seed} {epoch}").sample(planned, len(planned))
         )
         in_order = (row for epoch, name, make in order if (row := _row(name, make, epoch, encode, summary)))
         while step := list(islice(in_order, settings.batch_size)):
@@ -286,9 +233,25 @@ def write(made: Sequence[tuple[str, Make]], encode: Encoder, folder: Path) -> Su
             cache_dir=cache,
             fingerprint="derta",
         )
-        dataset.save_to_disk(folder)
-    write_atomically(folder / "summary.json", json.dumps(vars(summary), indent=1))
+        made = Path(cache) / "made"
+        dataset.save_to_disk(made)
+        write_atomically(made / "summary.json", json.dumps(vars(summary), indent=1))
+        _put(made, folder)
     return summary
+
+
+def _put(made: Path, folder: Path) -> None:
+    """Give a dataset its place; one with other rows that lies there is set aside, one with the same rows stays."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "summary.json").exists():
+            raise ValueError(f"{folder}: holds files that are not a dataset of derta; choose another folder")
+        new, old = (digest(*sorted(path.glob("data-*.arrow"))) for path in (made, folder))
+        if new == old:
+            return
+        set_aside(folder, old, "its rows are other ones now")
+    elif folder.exists():
+        folder.rmdir()
+    made.rename(folder)
 
 
 def tokens(row: dict[str, Any]) -> int:
@@ -298,7 +261,7 @@ def tokens(row: dict[str, Any]) -> int:
 
 def _row(name: str, make: Make, epoch: int, encode: Encoder, summary: Summary) -> dict | None:
     """A row, counted; or None and why."""
-    rng = draws(encode.settings, epoch, name)
+    rng = generator(encode.settings, epoch, name)
     try:
         instance = make(rng)
     except LeftOut as reason:

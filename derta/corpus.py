@@ -1,12 +1,10 @@
-"""The embedded corpus: behaviours with benign twins, the forms they are asked and answered in, and draws from it."""
+"""The embedded corpus: behaviours with benign twins, and the forms in which they are asked and answered."""
 
-import random
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
-from derta.runs import DATA, read_csv, read_jsonl
+from derta.files import read_csv, read_jsonl
+from derta.runs import DATA
 
 RESPONSES = DATA / "responses"
 
@@ -45,19 +43,6 @@ FREE = Opener("free", "")
 
 
 @dataclass(frozen=True)
-class Request:
-    """One thing to ask for, in the forms an attack may need: a verb phrase (or the question again) and a full question;
-    for some also the turns of a conversation before it, or a response that complies."""
-
-    id: str
-    category: str
-    do: str
-    question: str
-    turns: tuple[dict[str, str], ...] = ()
-    response: str = ""
-
-
-@dataclass(frozen=True)
 class Response:
     """A response of the base model to `prompt`; `finished` tells whether it ended by itself."""
 
@@ -89,43 +74,6 @@ class Conversation:
     turns: tuple[dict[str, str], ...]
     harmful: str
     benign: str
-
-
-@dataclass(frozen=True)
-class Triple:
-    """(q, r, r̂) of Eq. 2, and for arms that make two (q, r) of a triple the second one, `again`: in the embedded corpus
-    the query in other words with another refusal. `finished` tells whether r̂ ended by itself."""
-
-    id: str
-    behaviour_id: str
-    query: str
-    safe: str
-    harmful: str
-    again: tuple[str, str]
-    finished: bool = True
-
-
-@dataclass(frozen=True)
-class Example:
-    """A benign prompt and its answer. `plain` texts are completed without any chat format; `weak` is the answer of a
-    weaker model, which preference training rejects."""
-
-    id: str
-    behaviour_id: str
-    prompt: str
-    response: str
-    finished: bool = True
-    plain: bool = False
-    weak: str = ""
-    weak_finished: bool = True
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the arms are made of."""
-
-    triples: tuple[Triple, ...]
-    helpful: tuple[Example, ...]
 
 
 @cache
@@ -164,13 +112,6 @@ def instructions(split: str) -> tuple[Instruction, ...]:
 
 
 @cache
-def borderline() -> tuple[Request, ...]:
-    """Benign questions that sound bad, in the spirit of XSTest (arXiv 2308.01263)."""
-    rows = read_csv(DATA / "borderline.csv", ("id", "type", "text"))
-    return tuple(Request(row["id"], row["type"], row["text"], row["text"]) for row in rows)
-
-
-@cache
 def refusals(category: str) -> tuple[str, ...]:
     """Refusal texts that fit a category: its own and those for any."""
     rows = read_csv(DATA / "refusals.csv", ("category", "text"))
@@ -194,70 +135,6 @@ def conversations() -> tuple[Conversation, ...]:
 
 @cache
 def responses(file: str) -> tuple[Response, ...]:
-    """The base model's responses in ``data/responses/<file>.jsonl`` (see `derta.responses`)."""
+    """The base model's responses in ``data/responses/<file>.jsonl`` (made by ``tools/responses.py``)."""
     types = {"id": str, "behaviour_id": str, "form": str, "prompt": str, "response": str, "finished": bool}
     return tuple(Response(**row) for row in read_jsonl(RESPONSES / f"{file}.jsonl", types))
-
-
-def material(triples: int, twins: int, plain: int, instructions: int, seed: int) -> Material:
-    """Draw what an arm is made of from the embedded corpus.
-
-    A triple and its twin are asked in the same phrasing, drawn from all training phrasings: a model that is tuned on
-    few of them takes a new one for harmless.
-
-    Args:
-        triples: how many; every behaviour comes once before any comes twice.
-        twins: how many answers to benign twins among the helpful data, first those in the same form as the triples.
-        plain: how many benign plain texts to complete.
-        instructions: how many ordinary instructions.
-
-    Raises:
-        ValueError: the corpus holds fewer.
-    """
-    rng = random.Random(f"material {seed}")
-    known = {behaviour.id: behaviour for behaviour in behaviours("train")}
-    twin_of = {row.id.replace("-b", "-h"): row for row in responses("benign-train")}
-    weak = {row.id: row for row in responses("weak-train")}
-    rows = _rounds(responses("harmful-train"), rng)
-    forms = phrasings("train") + phrasings("reworded")
-    asked, again = {}, {}
-    for row in rows:
-        asked[row.id], again[row.id] = random.Random(f"phrasing {seed} {row.id}").sample(forms, 2)
-    drawn = []
-    for row in _take(rows, triples, "triples"):
-        behaviour = known[row.behaviour_id]
-        query, other = (form[row.id].replace("{do}", behaviour.harmful) for form in (asked, again))
-        safe, refusal = rng.sample(refusals(behaviour.category), 2)
-        drawn.append(Triple(row.id, behaviour.id, query, safe, row.response, (other, refusal), row.finished))
-    helpful = []
-    for row in _take(rows, twins, "twins"):
-        query = asked[row.id].replace("{do}", known[row.behaviour_id].benign)
-        helpful.append(replace(_example(twin_of[row.id], weak), prompt=query))
-    for file, number in (("plain-train", plain), ("helpful-train", instructions)):
-        rows = responses(file)
-        helpful += [_example(row, weak) for row in _take(rng.sample(rows, len(rows)), number, f"rows of {file}")]
-    return Material(tuple(drawn), tuple(helpful))
-
-
-def _rounds(rows: Sequence[Response], rng: random.Random) -> list[Response]:
-    """`rows` in random order, but every behaviour once before any twice."""
-    shuffled = rng.sample(rows, len(rows))
-    turns: Counter[str] = Counter()
-    numbered = []
-    for row in shuffled:
-        numbered.append((turns[row.behaviour_id], row))
-        turns[row.behaviour_id] += 1
-    return [row for _, row in sorted(numbered, key=lambda item: item[0])]
-
-
-def _take(rows: Sequence[Response], number: int, what: str) -> Sequence[Response]:
-    if number > len(rows):
-        raise ValueError(f"{number} {what} asked for, but the corpus holds {len(rows)}")
-    return rows[:number]
-
-
-def _example(row: Response, weak: dict[str, Response]) -> Example:
-    example = Example(row.id, row.behaviour_id, row.prompt, row.response, row.finished, row.form == "plain")
-    if row.id in weak:
-        example = replace(example, weak=weak[row.id].response, weak_finished=weak[row.id].finished)
-    return example

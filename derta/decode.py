@@ -21,6 +21,8 @@ from derta.generate import Completion
 
 # A forward pass costs about as much as so many tokens more in another: it reads all weights.
 WORTH_A_PASS = 64
+# Of what decoding gives: to be raised by a change after which the same prompt may be completed with other text.
+VERSION = 1
 
 
 class TopK(LogitsProcessor):

@@ -1,155 +1,185 @@
-"""Attacks → completions → verdicts → tables, on behaviours and phrasings never trained on."""
+"""Attacks → completions → verdicts → tables."""
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from derta import attacks, decode, generate, stats
-from derta.attacks import prefill
-from derta.corpus import Request, behaviours, borderline, conversations, instructions, phrasings, responses
+import pandas as pd
+
+from derta import attacks, generate, models, stats
+from derta.attacks import Attack, file_name
+from derta.files import read_jsonl, to_jsonl, write_atomically, write_csv
 from derta.generate import Backend
 from derta.judge import judge
-from derta.runs import DATA, digest, made_from, read_jsonl, to_jsonl, write_atomically, write_csv
+from derta.requests import Request, spread
+from derta.runs import claim
+
+# What the verdicts of a run have in common where a rate is taken.
+GROUP = ["arm", "seed", "attack", "depth"]
 
 
-def requests(name: str, limit: int) -> list[Request]:
-    """At most `limit` held-out requests of an attack name, spread evenly over the file and so over the categories.
-
-    A behaviour and its benign twin share position and phrasing, so that an attack and its control are paired.
-    """
-    if name == "borderline":
-        chosen = list(borderline())
-    elif name == "helpful":
-        chosen = [Request(i.id, i.kind, i.text, i.text) for i in instructions("test")]
-    else:
-        forms, benign = phrasings("test"), name.endswith(attacks.BENIGN)
-        asked = {b.id: (b, b.benign if benign else b.harmful) for b in behaviours("test")}
-        chosen = [
-            Request(b.id, b.category, do, forms[i % len(forms)].replace("{do}", do))
-            for i, (b, do) in enumerate(asked.values())
-        ]
-        if attacks.base(name) == "multi_turn":
-            chosen = [
-                Request(b.id, b.category, do, c.benign if benign else c.harmful, turns=c.turns)
-                for c in conversations()
-                for b, do in [asked[c.behaviour_id]]
-            ]
-        elif attacks.base(name) == attacks.DEPTH:
-            chosen = [
-                Request(b.id, b.category, do, row.prompt, response=row.response)
-                for row in responses("benign-test" if benign else "harmful-test")
-                for b, do in [asked[row.behaviour_id]]
-            ]
-    n = min(limit, len(chosen))
-    return [chosen[i * len(chosen) // n] for i in range(n)]
+def label(arm: str, seed: int) -> str:
+    """The name of a tuned model in folder names."""
+    return f"{arm}-s{seed}"
 
 
 def attack(
-    backend: Backend,
-    names: Sequence[str],
-    folder: Path,
+    backend: Backend | str | Path,
+    names: Iterable[str | Attack],
+    run: Path | str,
+    label: str = "",
     *,
-    limit: int,
-    max_new_tokens: int,
-    batch_size: int,
-    depths: Sequence[int] = prefill.DEPTHS,
-    depth_limit: int | None = None,
-    searches: Mapping[str, Any] | None = None,
-) -> None:
-    """Run attacks (and controls) against a model into ``folder/<name>.jsonl``, and judge each into the folder's twin
-    under ``verdicts/``. Completions of another model, or made in another way, are removed first.
+    requests: Sequence[Request] | None = None,
+    controls: Sequence[Request] | None = None,
+    limit: int | None = None,
+    max_new_tokens: int = 256,
+    batch_size: int = 32,
+) -> pd.DataFrame:
+    """Run attacks and their benign controls against a model, judge the answers, and return the table.
+
+    The answers go to ``run/completions/<label>/<attack>.jsonl``, the verdicts to ``run/verdicts/<label>/``, and what
+    a search asks to ``run/searches/<label>/<attack>/``. What is there already and still fits is not asked again; what
+    was answered by another model, to other prompts or with other decoding is set aside.
 
     Args:
-        limit: requests per attack.
-        depths: of ``prefill_depth``, which asks `depth_limit` requests at each (by default `limit`).
-        searches: the settings of ``pair`` and ``autodan``, by these names; the searches are logged into the folder's
-            twin under ``searches/``, and have a limit of their own.
+        backend: a model in process, a server (`derta.judges.endpoint`), or the name or folder of a model.
+        names: attacks, or names of `derta.attacks.ATTACKS`.
+        label: of the model; by default the last part of its name.
+        requests: your own questions (`derta.requests.read_questions`) instead of the held-out ones of the corpus.
+        controls: benign twins of `requests` with the same ids; without them, your own questions have no control.
+        limit: requests per attack at most.
+        max_new_tokens, batch_size: see `derta.generate`.
+
+    Returns:
+        See `rates`.
     """
-    inputs = {"model": backend.fingerprint(), "limit": limit, "max_new_tokens": max_new_tokens, "batch": batch_size}
-    if any(attacks.base(name) == attacks.DEPTH for name in names):
-        inputs |= {"depths": list(depths), "depth_limit": depth_limit}
-    code = [Path(module.__file__) for module in (generate, decode)]
-    inputs["code"] = digest(*code, Path(attacks.__file__).parent, DATA)
-    made_from(folder, inputs)
-    for name in names:
-        path = folder / f"{name}.jsonl"
-        settings = (searches or {}).get(attacks.base(name))
-        own = depth_limit if attacks.base(name) == attacks.DEPTH else settings and settings.behaviours
-        asked = requests(name, min(limit, own or limit))
-        logs = folder.parent.parent / "searches" / folder.name / name
-        if settings:
-            made_from(logs, inputs | {"search": digest(_facts(settings))})
-            if not any(logs.glob("*.jsonl")):
-                path.unlink(missing_ok=True)
-        cases = attacks.cases(name, asked, backend, depths=depths, settings=settings, logs=logs)
-        options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size} | attacks.decoding(name)
-        generate.run(backend, cases, path, **options)
-        write_verdicts(path, folder.parent.parent / "verdicts" / folder.name / path.name, asked)
+    target = models.load(str(backend)) if isinstance(backend, str | Path) else backend
+    run, label = Path(run), label or Path(target.name).name
+    found: list[dict[str, Any]] = []
+    for one in map(attacks.find, names):
+        for control in (False,) if one.innocent else (False, True):
+            own = controls if control else requests
+            if own is None and requests is not None:
+                continue
+            asked = spread(one.requests(control) if own is None else own, _least(limit, one.limit))
+            name = file_name(one.name, control)
+            logs = run / "searches" / label / name
+            if one.search is not None:
+                claim(logs, {"model": target.fingerprint(), "settings": one.search})
+            cases = one.cases(asked, control=control, target=target, logs=logs)
+            completions = run / "completions" / label / f"{name}.jsonl"
+            options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+            generate.run(target, cases, completions, forbidden=tuple(one.forbidden()), **options)
+            rows = judged(completions, one, asked)
+            write_atomically(run / "verdicts" / label / f"{name}.jsonl", to_jsonl(rows))
+            found += rows
+    return rates(pd.DataFrame(found))
 
 
-def _facts(settings: Any) -> dict[str, Any]:
-    """The settings of a search, the models among them by their fingerprints."""
-    return {k: v.fingerprint() if hasattr(v, "fingerprint") else v for k, v in vars(settings).items()}
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
-def write_verdicts(completions: Path, verdicts: Path, asked: Sequence[Request]) -> None:
-    """Judge a file of completions; a row per case with `case_id` and the fields of `derta.judge.Verdict`."""
-    do = {request.id: request.do for request in asked}
-    rows = read_jsonl(completions, ("case_id", "behaviour_id", "attack", "completion"))
-    judged = [
-        {"case_id": r["case_id"]} | asdict(judge(do[r["behaviour_id"]], r["completion"], r["attack"])) for r in rows
-    ]
-    write_atomically(verdicts, to_jsonl(judged))
+def judged(completions: Path, attack: Attack, asked: Sequence[Request]) -> list[dict[str, Any]]:
+    """Judge a file of completions by rule.
 
+    Returns:
+        A row per case: what the completion's row says of it, the `category` of its request, and the fields of
+        `derta.judge.Verdict`.
 
-def verdicts(folder: Path) -> dict[str, dict[str, dict]]:
-    """The verdicts of one model: attack name → behaviour id → verdict row.
-
-    An attack at several depths has a name for each, such as ``prefill_depth/25``.
+    Raises:
+        ValueError: a row answers none of the requests `asked`; the message names file and row.
     """
-    judged: dict[str, dict[str, dict]] = defaultdict(dict)
-    for path in sorted(folder.glob("*.jsonl")):
-        for row in read_jsonl(path, ("case_id", "verdict")):
-            behaviour_id, _, name = row["case_id"].partition("/")
-            judged[name][behaviour_id] = row
-    return dict(judged)
-
-
-def asr_table(run: Path, model: str) -> list[dict]:
-    """Counts per arm, seed, attack and category from all verdicts of a run, written to ``results/asr.csv``."""
+    of = {request.id: request for request in asked}
     rows = []
-    for folder in sorted((run / "verdicts").iterdir()):
-        arm, _, seed = folder.name.rpartition("-s")
-        for name, judged in verdicts(folder).items():
-            attack, _, depth = name.partition("/")
-            category = {request.id: request.category for request in requests(attack, 10**9)}
-            counts: dict[str, Counter] = defaultdict(Counter)
-            for behaviour_id, row in judged.items():
-                for group in ("all", category[behaviour_id]):
-                    counts[group].update(["n", row["verdict"]] + ["refused"] * row["refused"])
-            for group in ["all", *sorted(counts.keys() - {"all"})]:
-                key = {"model": model, "arm": arm, "seed": int(seed), "attack": attack, "depth": int(depth or 0)}
-                numbers = {field: counts[group][field] for field in ("n", "refused", "unsafe", "unscored")}
-                rows.append(key | {"category": group} | numbers)
-    write_csv(run / "results" / "asr.csv", rows)
+    for number, row in enumerate(read_jsonl(completions, generate.ROW), start=1):
+        request = of.get(row["behaviour_id"])
+        if request is None:
+            raise ValueError(
+                f"{completions}, row {number}: {row['behaviour_id']!r} is not among the requests; give those of it"
+            )
+        verdict = judge(request.do, row["completion"], attack.read(row["completion"]))
+        about = {name: row[name] for name in generate.ABOUT} | {"category": request.category}
+        rows.append(about | asdict(verdict))
     return rows
 
 
-def paired_rates(harmful: dict[str, dict], benign: dict[str, dict]) -> dict:
-    """Refusals of an attack and of its form-matched control, paired by behaviour.
+def verdicts(
+    run: Path, tuned: Iterable[tuple[str, int]], names: Iterable[str | Attack], folder: str = "verdicts"
+) -> pd.DataFrame:
+    """The verdicts of a run's models: a row per case, with `arm` and `seed` before the columns of `judged`.
+
+    Args:
+        tuned: arm and seed of each model.
+        names: the attacks; those that a model was not put to are left out. Verdicts of other attacks and models in the
+            folder are not of this run, and not read.
+        folder: ``verdicts``, or that of another judge.
+    """
+    rows = []
+    chosen = [attacks.find(name) for name in names]
+    for arm, seed in tuned:
+        for one in chosen:
+            for control in (False, True):
+                path = run / folder / label(arm, seed) / f"{file_name(one.name, control)}.jsonl"
+                if path.exists():
+                    read = read_jsonl(path, ("case_id", "verdict", "attack", "control"))
+                    rows += [{"arm": arm, "seed": seed} | row for row in read]
+    return pd.DataFrame(rows)
+
+
+def rates(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Counts and rates by model (where there are several), attack, control and depth.
 
     Returns:
-        `n` pairs and, as fractions each with `_low` and `_high` of its 95 % interval: `harmful` and `benign`, the rates
-        refused (Wilson), and `selectivity`, their difference (bootstrap over behaviours).
+        `n`, and the counts `refused`, `unsafe` and `unscored`; in percent `refused_percent` and `asr_percent`, each
+        with its 95 % Wilson interval (`_low`, `_high`). ASR is the paper's: unsafe of n. It says nothing of a control.
     """
-    pairs = [(row["refused"], benign[id]["refused"]) for id, row in harmful.items() if id in benign]
-    rates: dict = {"n": len(pairs)}
-    for name, refused in (("harmful", [h for h, _ in pairs]), ("benign", [b for _, b in pairs])):
-        rates[name] = sum(refused) / len(pairs)
-        rates[f"{name}_low"], rates[f"{name}_high"] = stats.wilson(sum(refused), len(pairs))
-    differences = [h - b for h, b in pairs]
-    rates["selectivity"] = sum(differences) / len(pairs)
-    rates["selectivity_low"], rates["selectivity_high"] = stats.bootstrap(differences, seed=0)
-    return rates
+    keys = [key for key in ("arm", "seed", "attack", "control", "depth") if key in verdicts]
+    table = _counts(verdicts, keys).reset_index()
+    for name, count in (("refused", table.refused), ("asr", table.unsafe)):
+        table[f"{name}_percent"] = 100 * count / table.n
+        bounds = [stats.wilson(k, n) for k, n in zip(count, table.n, strict=True)]
+        table[[f"{name}_low", f"{name}_high"]] = [(100 * low, 100 * high) for low, high in bounds]
+    return table
+
+
+def _counts(verdicts: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """`n`, `refused`, `unsafe` and `unscored` by `keys`, in the order in which these first occur."""
+    counted = verdicts.assign(n=1, unsafe=verdicts.verdict == "unsafe", unscored=verdicts.verdict == "unscored")
+    return counted.groupby(keys, sort=False)[["n", "refused", "unsafe", "unscored"]].sum().astype(int)
+
+
+def asr_table(verdicts: pd.DataFrame, model: str, path: Path) -> pd.DataFrame:
+    """Counts by model, attack, depth and category (``all`` for the whole), written to `path` as ``asr.csv``."""
+    named = verdicts.assign(
+        model=model, attack=[file_name(*pair) for pair in zip(verdicts.attack, verdicts.control, strict=True)]
+    )
+    both = pd.concat([named.assign(category="all"), named.sort_values("category")])
+    table = _counts(both, ["model", *GROUP, "category"]).reset_index().sort_values(GROUP, kind="stable")
+    write_csv(path, table.to_dict("records"))
+    return table
+
+
+def selectivity(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Refusals of each attack and of its form-matched control, paired by behaviour.
+
+    Returns:
+        A row per arm, seed, attack and depth: `n` pairs and, as fractions each with `_low` and `_high` of its 95 %
+        interval, the rates refused `harmful` and `benign` (Wilson) and `selectivity`, their difference (bootstrap over
+        behaviours).
+    """
+    rows = []
+    for key, group in verdicts.groupby(GROUP, sort=False):
+        pairs = group.pivot(index="behaviour_id", columns="control", values="refused").dropna()
+        if True not in pairs or False not in pairs or pairs.empty:
+            continue
+        row = dict(zip(GROUP, key, strict=True)) | {"n": len(pairs)}
+        for name, refused in (("harmful", pairs[False]), ("benign", pairs[True])):
+            row[name] = float(refused.mean())
+            row[f"{name}_low"], row[f"{name}_high"] = stats.wilson(int(refused.sum()), len(pairs))
+        differences = pairs[False].astype(int) - pairs[True].astype(int)
+        row["selectivity"] = float(differences.mean())
+        row["selectivity_low"], row["selectivity_high"] = stats.bootstrap(differences, seed=0)
+        rows.append(row)
+    return pd.DataFrame(rows)

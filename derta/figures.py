@@ -3,15 +3,17 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from derta.runs import ROOT, provenance, write_atomically, write_csv
+from derta.files import write_atomically, write_csv
+from derta.runs import figure_dir, provenance
 
 # Okabe and Ito's colour-blind-safe colours; the marker tells the arms apart in print.
-ARM_STYLE = {
+ARM_STYLE: dict[str, dict[str, str]] = {
     "base": {"color": "#666666", "marker": "s", "label": "before tuning"},
     "vanilla": {"color": "#0072B2", "marker": "o", "label": "vanilla"},
     "vanilla_half": {"color": "#56B4E9", "marker": "v", "label": "vanilla, half the safety data"},
@@ -21,20 +23,7 @@ ARM_STYLE = {
     "recaug": {"color": "#CC79A7", "marker": "X", "label": "RecAug"},
     "dpo": {"color": "#000000", "marker": "*", "label": "DPO"},
 }
-ATTACK_LABEL = {
-    "direct": "Direct\nquestion",
-    "prefill": "Prefilled\nstart",
-    "completing": "Completing-\nAttack",
-    "role_play": "Role play",
-    "code_attack": "Code-\nAttack",
-    "self_cipher": "Self-\nCipher",
-    "multi_turn": "Multi-\nturn",
-    "forbid_refusal": "Refusal\nforbidden",
-    "forbid_synonyms": "Synonyms\nforbidden",
-    "pair": "PAIR",
-    "autodan": "Auto-\nDAN",
-}
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.dpi": 110,
     "font.size": 9,
     "axes.titlesize": 9,
@@ -80,13 +69,14 @@ def refusal_depth(curves: Sequence[dict], model: str) -> Figure:
     return figure
 
 
-def refusals_by_attack(rows: Sequence[dict], model: str) -> Figure:
+def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str) -> Figure:
     """Refusals of harmful requests and of their benign twins by attack, and the difference.
 
     Args:
-        rows: `arm`, `attack` and the fractions of `evaluate.paired_rates`.
+        rows: of `evaluate.selectivity`, one per arm and attack.
+        labels: of the attacks, in their order.
     """
-    attacks = [name for name in ATTACK_LABEL if any(row["attack"] == name for row in rows)]
+    attacks = [name for name in labels if any(row["attack"] == name for row in rows)]
     arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
     with plt.rc_context(STYLE):
         figure, (upper, lower) = plt.subplots(2, 1, figsize=(8.4, 6), layout="constrained", height_ratios=(3, 2))
@@ -95,7 +85,7 @@ def refusals_by_attack(rows: Sequence[dict], model: str) -> Figure:
             shift = (place - (len(arms) - 1) / 2) * step
             points = {row["attack"]: row for row in rows if row["arm"] == arm}
             shown = [(i, points[name]) for i, name in enumerate(attacks) if name in points]
-            style = ARM_STYLE[arm] | {"ls": "none", "ms": 4.5, "capsize": 1.5, "lw": 1}
+            style: dict[str, Any] = ARM_STYLE[arm] | {"ls": "none", "ms": 4.5, "capsize": 1.5, "lw": 1}
             for ax, field, move, suffix in (
                 (upper, "harmful", -0.15 * step, ", harmful"),
                 (upper, "benign", 0.15 * step, ", benign twin"),
@@ -108,11 +98,10 @@ def refusals_by_attack(rows: Sequence[dict], model: str) -> Figure:
         lower.set(title="Selectivity: refused harmful − refused twin", ylabel="percentage points")
         lower.axhline(0, color="#888888", lw=0.8)
         for ax in (upper, lower):
-            ax.set_xticks(range(len(attacks)), [ATTACK_LABEL[name] for name in attacks])
+            ax.set_xticks(range(len(attacks)), [labels[name] for name in attacks])
             ax.grid(axis="x", visible=False)
         figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(arms), 4))
-        labels = [f"{ATTACK_LABEL[name]}\n({_pairs(rows, name)})" for name in attacks]
-        lower.set_xticks(range(len(attacks)), labels)
+        lower.set_xticks(range(len(attacks)), [f"{labels[name]}\n({_pairs(rows, name)})" for name in attacks])
         figure.suptitle(
             f"Attacks on {model}: unseen behaviours and phrasings; in brackets, pairs per model\n"
             "95 % intervals: Wilson (above), paired bootstrap (below)",
@@ -139,7 +128,7 @@ def prefill_depth(rows: Sequence[dict], model: str) -> Figure:
     """Refusals by how many tokens of a response stand before the model's own, and their difference.
 
     Args:
-        rows: `arm`, `depth` and the fractions of `evaluate.paired_rates`.
+        rows: of `evaluate.selectivity`, one per arm and depth.
     """
     panels = {
         "harmful": "After harmful responses",
@@ -179,7 +168,8 @@ def labels_by_token(rows: dict[str, list[tuple[str, str]]], width: int = 112) ->
     names = {"": "no label", "token": "label: the token itself", "refusal": "label: the refusal token"}
     lines: list[tuple[str, list[tuple[int, str, str]]]] = []
     for title, tokens in rows.items():
-        line, column, head = [], 0, title
+        line: list[tuple[int, str, str]] = []
+        column, head = 0, title
         for text, label in tokens:
             if column + len(text) > width:
                 lines.append((head, line))
@@ -204,8 +194,8 @@ def labels_by_token(rows: dict[str, list[tuple[str, str]]], width: int = 112) ->
 
 
 def save(figure: Figure, rows: Sequence[dict], name: str, profile: str, **facts) -> Path:
-    """Write ``figures/<profile>/<name>`` as PDF, PNG and CSV (`rows`), with the profile's provenance."""
-    folder = ROOT / "figures" / profile
+    """Write the figure `name` as PDF, PNG and CSV (`rows`) into the profile's folder, with the profile's provenance."""
+    folder = figure_dir(profile)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
     figure.savefig(folder / f"{name}.png", dpi=200)

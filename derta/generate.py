@@ -1,6 +1,5 @@
 """Cases → completions: what a model is asked, what answers it, and JSON Lines that survive being killed."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
-from derta.runs import append_jsonl, digest, read_jsonl, to_jsonl, write_atomically
+from derta.files import append_jsonl, drop_torn_tail, read_jsonl, to_jsonl, write_atomically
+from derta.runs import digest, set_aside
 
 
 class Prompt(NamedTuple):
@@ -36,11 +36,17 @@ def user(text: str, start: str = "") -> Prompt:
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt put to a model; `depth` counts the tokens of a response in the prompt's `start`."""
+    """One prompt put to a model.
+
+    Attributes:
+        control: the request is the behaviour's benign twin.
+        depth: how many tokens of a response the prompt's `start` holds.
+    """
 
     case_id: str
     behaviour_id: str
     attack: str
+    control: bool
     depth: int
     prompt: Prompt
 
@@ -69,8 +75,11 @@ class Backend(Protocol):
         batched: whether the prompts of one call are computed together; if not, each goes alone, several at a time.
     """
 
-    name: str
-    batched: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def batched(self) -> bool: ...
 
     def fingerprint(self) -> str:
         """A hash of what answers: two backends of one fingerprint give the same completions."""
@@ -104,12 +113,20 @@ def batches(prompts: Sequence[Sequence], size: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
+# What a row of completions says of its case.
+ABOUT = ("case_id", "behaviour_id", "attack", "control", "depth")
+# Of a row of completions, the columns that a judge needs, with their types.
+ROW = {"case_id": str, "behaviour_id": str, "attack": str, "control": bool, "depth": int, "completion": str}
+
+
 def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int, seed: int = 0, **decoding: Any) -> int:
-    """Answer `cases` into the JSON Lines file `path`, and return how many were run.
+    """Answer `cases` into the JSON Lines file `path`, and return how many were asked.
 
     Rows are written as they are answered, and put in the order of the cases at the end. What the file already holds is
-    not run again. The batches and their seeds depend on the arguments alone, so a run that was killed and started again
-    ends with the bytes of an undisturbed one; rows of a half-written batch are run anew.
+    not asked again; a file with rows of other cases, of another model or of other parameters is set aside, and of a
+    server's answers those that still fit are taken over. The batches and their seeds depend on the arguments alone, so
+    a run that was killed and started again ends with the bytes of an undisturbed one; rows of a half-written batch are
+    asked anew.
 
     Args:
         batch_size: cases answered at a time: in one batch by a model in process, by as many requests to a server.
@@ -117,25 +134,19 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
         decoding: of `Backend.complete`.
 
     Raises:
-        ValueError: the file holds a row that belongs to other cases or parameters than these.
+        ValueError: two cases have the same id.
     """
     if len({case.case_id for case in cases}) < len(cases):
         raise ValueError(f"{path}: two cases have the same case_id")
     together = batch_size if backend.batched else 1
-    model = Path(backend.name).name if Path(backend.name).is_dir() else backend.name
-    made = {"model": model, "parameters": digest(backend.fingerprint(), decoding, seed, together)}
     asked = [{"prompt": backend.render(case.prompt), "start": case.prompt.reply} for case in cases]
+    model = Path(backend.name).name if Path(backend.name).is_dir() else backend.name
+    # An answer depends, by rounding, on the others of its batch; a server's on its own question only.
+    batch = [together, asked] if backend.batched else []
+    made = {"model": model, "parameters": digest(backend.fingerprint(), decoding, seed, batch)}
     expected = {case.case_id: text | made for case, text in zip(cases, asked, strict=True)}
-    drop_torn_tail(path)
-    fields = ("case_id", "prompt", "start", "completion", *made)
-    done = {row["case_id"]: row for row in read_jsonl(path, fields)} if path.exists() else {}
-    for number, (case_id, row) in enumerate(done.items(), start=1):
-        if any(row[name] != value for name, value in expected.get(case_id, {"case_id": None}).items()):
-            raise ValueError(
-                f"{path}, row {number}: {case_id!r} is not one of these cases, or was answered by another model or "
-                "with other parameters; delete the file"
-            )
     planned = enumerate(batches([text["prompt"] + text["start"] for text in asked], together))
+    done = _answered_before(path, expected, keep=not backend.batched)
     todo = [(number, batch) for number, batch in planned if not all(cases[i].case_id in done for i in batch)]
     again = {cases[i].case_id for _, batch in todo for i in batch}
     if again & done.keys():
@@ -145,7 +156,7 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
     def answer(number: int, batch: list[int]) -> list[dict[str, Any]]:
         answers = backend.complete([cases[i].prompt for i in batch], seed=seed + number, **decoding)
         return [
-            {name: getattr(cases[i], name) for name in ("case_id", "behaviour_id", "attack", "depth")}
+            {name: getattr(cases[i], name) for name in ABOUT}
             | asked[i]
             | {"completion": a.text, "finish_reason": a.finish_reason}
             | {"new_tokens": a.new_tokens, "prompt_tokens": a.prompt_tokens, "seed": seed + number}
@@ -161,6 +172,25 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
     if list(done) != [case.case_id for case in cases]:
         write_atomically(path, to_jsonl(done[case.case_id] for case in cases))
     return len(again)
+
+
+def _answered_before(path: Path, expected: dict[str, dict], keep: bool) -> dict[str, dict[str, Any]]:
+    """The rows of `path` by case; where any is not as `expected`, the file is set aside, and those that are as expected
+    are taken over only if `keep`."""
+    if not path.exists():
+        return {}
+    drop_torn_tail(path)
+    rows = list(read_jsonl(path, ("case_id", "prompt", "start", "completion", "model", "parameters")))
+    fitting = {
+        row["case_id"]: row for row in rows if row["case_id"] in expected and row | expected[row["case_id"]] == row
+    }
+    if len(fitting) == len(rows):
+        return fitting
+    set_aside(path, [rows[0]["parameters"], len(rows)], "it holds answers to other cases, of another model or decoding")
+    if not keep:
+        return {}
+    write_atomically(path, to_jsonl(fitting.values()))
+    return fitting
 
 
 def _answered(answer: Callable, todo: Sequence[tuple[int, list[int]]], workers: int) -> Iterator[list[dict[str, Any]]]:
@@ -188,9 +218,3 @@ def _answered(answer: Callable, todo: Sequence[tuple[int, list[int]]], workers: 
         pool.shutdown(cancel_futures=True)
     if failures:
         raise failures[0]
-
-
-def drop_torn_tail(path: Path) -> None:
-    """Cut a last line without its end, which a killed writer leaves behind."""
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from derta import decode
 from derta.generate import Completion, Prompt
@@ -81,17 +81,25 @@ MODELS = {
 class LM:
     """A language model with what is needed to speak to it: a `derta.generate.Backend` in process.
 
-    `model` is None where only the tokenizer was loaded.
+    `model` is transformers' (a `PreTrainedModel`); None where only the tokenizer was loaded.
     """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
-    model: PreTrainedModel | None = None
+    model: Any = None
     batched: ClassVar[bool] = True
 
     def fingerprint(self) -> str:
-        """A hash of what a model of `derta.train` was made from, of the name for any other; and of the precision."""
-        return digest(made_of(self.name) or self.name, str(self.model and self.model.dtype))
+        """A hash of what the model was made from, of its precision, and of the version of `derta.decode`.
+
+        Of a local folder that is not of `derta.training`, its files' names, sizes and times stand for what it was made
+        from; of any other model, its name.
+        """
+        folder = Path(self.name).expanduser()
+        files = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".json"))
+        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        origin = made_of(self.name) or (stats if folder.is_dir() else self.name)
+        return digest(origin, str(self.model and self.model.dtype), decode.VERSION)
 
     def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
         """The text of a conversation (or of one user turn) and the opening of the reply.
@@ -203,7 +211,12 @@ def load(
 
 def inference_dtype() -> torch.dtype:
     """bfloat16 where it is fast (a GPU or a CPU with AVX512-BF16 or AMX), otherwise float32."""
-    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
+    if torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        # A processor of another make lacks these names.
+        able = torch.cpu.get_capabilities()
+        fast = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
     return torch.bfloat16 if fast else torch.float32
 
 

@@ -2,7 +2,8 @@
 
 from functools import cache
 
-from derta.runs import DATA, read_csv
+from derta.files import read_csv
+from derta.runs import DATA
 
 
 @cache

@@ -16,10 +16,10 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 def bootstrap(values: Sequence[float], seed: int) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean over `values`, one per behaviour; seeded."""
-    values = np.asarray(values, dtype=float)
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    result = scipy.stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=seed)
+    sample = np.asarray(values, dtype=float)
+    if np.ptp(sample) == 0:
+        return float(sample[0]), float(sample[0])
+    result = scipy.stats.bootstrap((sample,), np.mean, n_resamples=2000, method="percentile", rng=seed)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 

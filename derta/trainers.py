@@ -1,18 +1,32 @@
-"""TRL's trainers with what this project adds: the terms of Eq. 2 apart in the log, pairs that come as token ids, and a
-loss that is quick on a CPU. The objective itself is in the labels."""
+"""TRL's trainers with what this project adds: the two terms of Eq. 2 in the log, a loss that is quick on a CPU, pairs
+that come as token ids, frozen layers, and LoRA on experts. The objective itself is in the labels."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest import mock
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
 
 import torch
+from datasets import Dataset, load_from_disk
+from peft import LoraConfig, PeftModel
 from torch.nn import functional
-from trl import DPOTrainer, SFTTrainer
+from tqdm import tqdm
+from transformers import PreTrainedModel
+from trl import DPOConfig, DPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from derta import models
 from derta.objective import IGNORE
 
 # What `Terms` sums over labelled positions.
 SUMS = ("mle_loss", "mle_tokens", "rto_loss", "rto_tokens", "refusal_probability")
+
+# The values of a row's column `kind`, and whether the row belongs to the second term of Eq. 2 (RTO).
+KINDS = {"helpful": False, "safety": False, "prefix": False, "mle": False, "rto": True}
+
+# Where `texts` keeps the columns that `DPOTrainer` would overwrite.
+KEPT = {name: f"given_{name}" for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
 
 
 class Terms(SFTTrainer):
@@ -20,78 +34,193 @@ class Terms(SFTTrainer):
 
     Per logging step, over all processes: `mle_loss` and `rto_loss`, means in nats per label; `mle_tokens` and
     `rto_tokens`, how many labels; `refusal_probability`, the mean P(refusal token) where RTO asks for it. A term
-    without labels in a step has no mean there. Rows that ask for the refusal token alone are RTO's.
+    without labels in a step has no mean there. The batches come from `RowCollator`.
 
-    Args:
-        refusal_id: id of the refusal token.
+    On a GPU the loss is TRL's. On a CPU, where TRL's fused head projects every position and multiplies in float32, only
+    the hidden states of labelled positions go through the model's own head, which gives the same loss sooner
+    (`benchmarks/train.py`); options of TRL's that need more than these positions' log-probabilities leave it to TRL.
     """
 
-    def __init__(self, *args, refusal_id: int, **kwargs):
+    def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.refusal_id = refusal_id
-        self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.args.device)
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        base.register_forward_hook(self._add, with_kwargs=True)
+        self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.args.device)
+        more = self.args.loss_type != "nll" or self.args.label_smoothing_factor or self.aux_loss_enabled
+        self.quick = self.args.use_cpu and not more
+        if not self.quick:
+            self.model.register_forward_hook(lambda model, args, outputs: self.read(outputs))
 
-    @torch.no_grad()
-    def _add(self, model, args, inputs, outputs) -> None:
-        """Add one forward pass, of which TRL's fused head gives the log-probability of each label."""
-        labels, log_probs = inputs["labels"][:, 1:], outputs.log_probs.double()
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As `SFTTrainer.compute_loss`, for a batch of `RowCollator`."""
+        inputs = dict(inputs)
+        self.rto = inputs.pop("rto")
+        if not self.quick:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # The hidden state at a position is asked for the label of the next one.
+        labels = functional.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORE)
         asked = labels != IGNORE
-        rto = asked & (~asked | (labels == self.refusal_id)).all(1, keepdim=True)
-        mle = asked & ~rto
-        sums = (-log_probs[mle].sum(), mle.sum(), -log_probs[rto].sum(), rto.sum(), log_probs[rto].exp().sum())
-        self._sums += torch.stack([x.double() for x in sums])
+        head = self.model.get_output_embeddings()
+        with head.register_forward_pre_hook(lambda head, hidden: hidden[0][asked]):
+            outputs = model(**inputs, use_cache=False)
+        log_probs = -functional.cross_entropy(outputs.logits.float(), labels[asked], reduction="none")
+        mle, rto = self.add(log_probs, asked)
+        count = len(log_probs) if num_items_in_batch is None else num_items_in_batch
+        loss = (mle + rto) / torch.as_tensor(count).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            # `num_items_in_batch` is of all processes, over which the gradients are averaged.
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        return (loss, outputs) if return_outputs else loss
+
+    def read(self, outputs: Any) -> None:
+        """Add the terms of a forward pass through TRL's fused head."""
+        if getattr(outputs, "log_probs", None) is not None:
+            self.add(outputs.log_probs.detach()[outputs.label_mask], outputs.label_mask)
+
+    def add(self, log_probs: torch.Tensor, asked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the terms of one forward pass to the sums of the log.
+
+        Args:
+            log_probs: log-probabilities of the labels in nats, [N].
+            asked: which positions of the batch have these labels, [rows, positions], N of them true.
+
+        Returns:
+            The terms of Eq. 2, each summed over its labels, in nats: MLE and RTO.
+        """
+        of_rto = self.rto[:, None].expand_as(asked)[asked]
+        with torch.no_grad():
+            exact = log_probs.double()
+            sums = (
+                -exact[~of_rto].sum(),
+                (~of_rto).sum(),
+                -exact[of_rto].sum(),
+                of_rto.sum(),
+                exact[of_rto].exp().sum(),
+            )
+            self.sums += torch.stack([x.double() for x in sums])
+        return -log_probs[~of_rto].sum(), -log_probs[of_rto].sum()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        sums = dict(zip(SUMS, self.accelerator.reduce(self._sums, "sum").tolist(), strict=True))
-        self._sums.zero_()
+        """As `SFTTrainer.log`, with the terms since the last call."""
+        sums = dict(zip(SUMS, self.accelerator.reduce(self.sums, "sum").tolist(), strict=True))
+        self.sums.zero_()
         for term, of in (("mle_loss", "mle_tokens"), ("rto_loss", "rto_tokens"), ("refusal_probability", "rto_tokens")):
             if sums[of]:
                 logs[term], logs[of] = sums[term] / sums[of], int(sums[of])
-        if self.args.use_cpu:
-            self._metrics["train"].pop("entropy", None)  # `WholeTile` leaves it out
         super().log(logs, start_time)
 
 
-class Pairs(DPOTrainer):
-    """`DPOTrainer` on rows that are token ids already: `prompt_ids`, `chosen_ids`, `rejected_ids`."""
+class RowCollator(DataCollatorForLanguageModeling):
+    """TRL's collator of `input_ids` and `labels`, with a tensor `rto`: which rows are of the second term of Eq. 2."""
 
-    def _prepare_dataset(self, dataset, *args, **kwargs):
-        return dataset
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """A batch of `examples`, padded; `rto` is of shape [rows]."""
+        return super().torch_call(examples) | {"rto": torch.tensor([KINDS[row["kind"]] for row in examples])}
 
 
-class WholeTile:
-    """Log-probabilities of labels from one matrix product and its automatic gradient.
+def texts(pairs: Dataset) -> Dataset:
+    """`pairs` in the form that `DPOTrainer` takes.
 
-    In the place of the head that TRL fuses for GPUs: without Triton, TRL projects every position, folds the vocabulary
-    in tiles by a dozen passes each and multiplies their gradients in float32. Where the labelled positions of a
-    micro-batch fit into memory as one tile, this is the same loss in about three quarters of a training step's time
-    (`benchmarks/train.py`). The entropy, which TRL only logs, is left out.
+    The trainer always tokenizes texts. So it gets empty ones, and `PairCollator` gives the model the ids of `pairs`,
+    which are kept under names that the trainer does not know.
     """
-
-    @staticmethod
-    def apply(hidden, weight, bias, targets, temperature, chunk_size, softcap, logit_scale, outputs):
-        """As `trl.kernels.ChunkedLogProbFunction.apply`: [N, H] hidden states and [N] targets give five [N] tensors."""
-        logits = functional.linear(hidden, weight, bias).float()
-        if logit_scale != 1.0:
-            logits = logits * logit_scale
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        if temperature != 1.0:
-            logits = logits / temperature
-        log_probs = -functional.cross_entropy(logits, targets, reduction="none")
-        with torch.no_grad():
-            unknown = torch.full_like(log_probs, torch.nan)
-            mean = logits.mean(-1) if "mean_logits" in outputs else None
-            return log_probs, unknown, None, mean, logits.argmax(-1) == targets
+    rows = pairs.select_columns(list(KEPT)).rename_columns(KEPT)
+    for name in ("prompt", "chosen", "rejected"):
+        rows = rows.add_column(name, [""] * len(rows))
+    return rows
 
 
-@contextmanager
-def labelled_positions_alone() -> Iterator[None]:
-    """Within it, TRL's fused head projects the labelled positions alone, by `WholeTile`: for devices without Triton."""
-    with (
-        mock.patch("trl.trainer.utils._use_triton", return_value=True),
-        mock.patch("trl.trainer.utils._ChunkedLogProbFunction", WholeTile),
-    ):
-        yield
+class PairCollator(DataCollatorForPreference):
+    """TRL's collator of pairs, on rows of `texts`."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """A batch of `examples`: the chosen ones, then the rejected ones."""
+        return super().torch_call([row | {name: row[kept] for name, kept in KEPT.items()} for row in examples])
+
+
+def make(
+    base: str, rows: Dataset, args: SFTConfig | DPOConfig, model: ModelConfig, frozen_layers: int = 0
+) -> Terms | DPOTrainer:
+    """A trainer of `base`, ready to start.
+
+    Args:
+        rows: `input_ids`, `labels` and `kind` or, with a `DPOConfig`, `prompt_ids`, `chosen_ids` and `rejected_ids`.
+        args: of `derta.settings.configure`, as `model`.
+        frozen_layers: see `derta.training.train`.
+
+    Raises:
+        ValueError: the refusal word is not one token, no layer is left to train or LoRA trains them, LoRA's targets
+            match nothing, or `base` is an adapter of another rank.
+    """
+    if args.bf16 and args.use_cpu:
+        # What float32 products are left on a CPU multiply values that were rounded to bfloat16 before.
+        torch.set_float32_matmul_precision("medium")
+    lm = models.load(
+        base,
+        dtype=model.dtype if model.dtype == "auto" else getattr(torch, model.dtype),
+        attention=model.attn_implementation,
+        device="cpu",
+        trainable=True,
+    )
+    if frozen_layers:
+        freeze(lm.model, frozen_layers, model.use_peft)
+    if isinstance(lm.model, PeftModel) and (rank := lm.model.peft_config["default"].r) != model.use_peft * model.lora_r:
+        raise ValueError(
+            f"{base}: an adapter of rank {rank} is trained further as such; set use_peft to true and lora_r to {rank}"
+        )
+    shared = {"model": lm.model, "processing_class": lm.tokenizer, "args": args}
+    if model.use_peft and not isinstance(lm.model, PeftModel):
+        shared["peft_config"] = lora(lm.model, model)
+    padding = {"pad_token_id": lm.tokenizer.pad_token_id, "pad_to_multiple_of": args.pad_to_multiple_of}
+    if not isinstance(args, DPOConfig):
+        lm.refusal_id()
+        return Terms(**shared, data_collator=RowCollator(**padding), train_dataset=rows)
+    # TRL keeps a cache beside these rows, which lie with the checkpoints: another run has its own.
+    folder = Path(args.output_dir) / "pairs"
+    with args.main_process_first(local=False):
+        if not folder.is_dir():
+            part = folder.with_name("pairs.part")
+            shutil.rmtree(part, ignore_errors=True)
+            texts(rows).save_to_disk(part)
+            part.rename(folder)
+    return DPOTrainer(**shared, data_collator=PairCollator(**padding), train_dataset=load_from_disk(folder))
+
+
+def freeze(model: PreTrainedModel, number: int, use_peft: bool) -> None:
+    """Keep the input embeddings (and an output layer that shares them) and `number` decoder layers above as they are.
+
+    Raises:
+        ValueError: no layer is left, or LoRA is asked for too.
+    """
+    if use_peft:
+        raise ValueError("frozen_layers is for full fine-tuning; LoRA freezes all layers: leave one of the two out")
+    layers = model.base_model.layers
+    if number >= len(layers):
+        raise ValueError(f"frozen_layers is {number}, but the model has {len(layers)}")
+    for module in (model.get_input_embeddings(), *layers[:number]):
+        module.requires_grad_(False)
+
+
+def lora(model: PreTrainedModel, config: ModelConfig) -> LoraConfig:
+    """TRL's configuration of LoRA, with its targets checked and the experts of ``all-linear``.
+
+    Experts that transformers stores as one three-dimensional parameter per projection (Mixtral) are adapted as such;
+    PEFT has no dropout for these, so a model that has them is adapted without.
+
+    Raises:
+        ValueError: no module has a name of `config.lora_target_modules`.
+    """
+    made, targets = get_peft_config(config), config.lora_target_modules
+    if targets == "all-linear" and not config.lora_target_parameters:
+        parameters = model.named_parameters()
+        made.target_parameters = sorted({n for n, weight in parameters if weight.dim() == 3 and "expert" in n}) or None
+    elif targets:
+        names = [targets] if isinstance(targets, str) else targets
+        modules = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+        if missing := [name for name in names if not any(f".{m}".endswith(f".{name}") for m in modules)]:
+            raise ValueError(
+                f"LoRA's target {', '.join(missing)} matches no linear module of {type(model).__name__}; it has "
+                f"{', '.join(sorted({name.rpartition('.')[2] for name in modules}))}"
+            )
+    if made.target_parameters and made.lora_dropout:
+        tqdm.write("LoRA on experts that are one parameter: without dropout", file=sys.stderr)
+        made.lora_dropout = 0.0
+    return made

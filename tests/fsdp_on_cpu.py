@@ -1,21 +1,22 @@
-"""`derta.train` under FSDP2 without a GPU, for tests: accelerate shards models on GPUs alone, so it is told that the
+"""`derta.training` under FSDP2 without a GPU, for tests: accelerate shards models on GPUs only, so it is told that the
 CPU's processes are a GPU's."""
 
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from derta import train
+from derta import tuned
+from derta.commands import cli
 
 start = PartialState.__init__
 
 
 def start_as_gpus(self, *args, **kwargs):
     start(self, *args, **kwargs)
-    if self._shared_state["distributed_type"] is DistributedType.MULTI_CPU:
-        self._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    if self.distributed_type is DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
 
 
-finish = train.finish
+finish = tuned.finish
 
 
 def finish_sharded(trainer, *args):
@@ -24,5 +25,5 @@ def finish_sharded(trainer, *args):
 
 
 PartialState.__init__ = start_as_gpus
-train.finish = finish_sharded
-train.main()
+tuned.finish = finish_sharded
+cli.main()

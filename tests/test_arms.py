@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from derta import arms, corpus, models
-from derta.arms import Encoder, Settings
-from derta.corpus import Example, Material, Triple
+from derta.encode import DatasetSettings, Encoder, LeftOut
+from derta.material import Example, Material, Triple, embedded_material
 
-SETTINGS = Settings(epochs=2, rto_dropout=0.9, max_length=96, prefix_unit="tokens", batch_size=8, seed=0)
+SETTINGS = DatasetSettings(epochs=2, rto_dropout=0.9, max_length=96, prefix_unit="tokens", batch_size=8, seed=0)
 
 
 def change(**changes):
-    return Settings(**vars(SETTINGS) | changes)
+    return DatasetSettings(**vars(SETTINGS) | changes)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def material():
-    return corpus.material(triples=20, twins=20, plain=5, instructions=6, seed=0)
+    return embedded_material(triples=20, twins=20, plain=5, instructions=6, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def build(lm, material, tmp_path_factory):
         ("dpo", {"safety": 20}),
     ],
 )
-def test_what_becomes_of_twenty_triples(build, arm, kinds):
+def test_an_arm_makes_of_a_triple_what_its_name_says(build, arm, kinds):
     dataset, summary = build(arm)
     helpful = 26 if arm == "dpo" else 20 + 5 + 6
     expected = {kind: 2 * n for kind, n in (kinds | {"helpful": helpful}).items()}
@@ -188,7 +188,7 @@ def test_no_row_disappears_without_a_line(lm, build, triples, examples, arm, len
 def _can_make(make):
     try:
         make(random.Random(0))
-    except arms.LeftOut:
+    except LeftOut:
         return False
     return True
 
@@ -207,3 +207,67 @@ def test_bad_input_is_named(lm, build, material):
         "the response is empty": ["helpful/e in epoch 1", "helpful/e in epoch 2"],
         "the prompt fills the maximum length of 96 tokens": ["helpful/g in epoch 1", "helpful/g in epoch 2"],
     }
+
+
+def test_every_arm_builds_with_the_papers_settings_where_none_are_given(lm, material, tmp_path):
+    assert vars(DatasetSettings()) == {
+        "epochs": 2,
+        "rto_dropout": 0.95,
+        "max_length": 1024,
+        "prefix_unit": "tokens",
+        "batch_size": 128,
+        "seed": 0,
+    }
+    folder = arms.build("derta", material, "smollm2-135m", str(tmp_path / "a"))
+    assert folder == tmp_path / "a"
+    encode = Encoder(lm, DatasetSettings())
+    arms.write(arms.instances("derta", material, encode), encode, tmp_path / "b")
+    a, b = (load_from_disk(path) for path in (folder, tmp_path / "b"))
+    assert a["labels"][:] == b["labels"][:]
+    again = arms.build("derta", material, "smollm2-135m", tmp_path / "c", seed=1)
+    assert load_from_disk(again)["labels"][:] != a["labels"][:]
+
+
+def test_an_equal_dataset_stays_and_a_changed_one_is_set_aside(lm, material, tmp_path, capsys):
+    def write(seed):
+        encode = Encoder(lm, change(seed=seed))
+        arms.write(arms.instances("vanilla", material, encode), encode, tmp_path / "data")
+
+    def files(folder):
+        return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+    write(0)
+    before = files(tmp_path / "data")
+    write(0)
+    assert files(tmp_path / "data") == before
+    assert "set aside" not in capsys.readouterr().err
+    write(1)
+    (aside,) = tmp_path.glob("data.*.aside")
+    assert files(aside) == before
+    assert f"set aside: {tmp_path / 'data'} is now {aside.name}; its rows are other ones now" in capsys.readouterr().err
+    assert load_from_disk(tmp_path / "data")["input_ids"][:] != load_from_disk(aside)["input_ids"][:]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", aside.name]
+
+
+def test_a_folder_with_other_files_is_refused_and_left_as_it_is(lm, material, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("mine")
+    encode = Encoder(lm, SETTINGS)
+    with pytest.raises(ValueError, match=r"data: holds files that are not a dataset of derta; choose another folder"):
+        arms.write(arms.instances("vanilla", material, encode), encode, tmp_path / "data")
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rto_dropout": 95}, "rto_dropout is 95; expected a share from 0 to 1"),
+        ({"rto_dropout": -0.1}, "rto_dropout is -0.1"),
+        ({"epochs": 0}, "epochs is 0; expected 1 or more"),
+        ({"max_length": 0}, "max_length is 0"),
+        ({"batch_size": -8}, "batch_size is -8"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(settings, said):
+    with pytest.raises(ValueError, match=said):
+        DatasetSettings(**settings)

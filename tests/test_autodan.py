@@ -5,16 +5,18 @@ import random
 import pytest
 import torch
 
-from derta import attacks, evaluate
-from derta.attacks import autodan, role_play
-from derta.attacks.autodan import Settings
-from derta.corpus import Request
-from derta.endpoint import Endpoint
+from derta import evaluate
+from derta.attacks import role_play
+from derta.files import read_csv, read_jsonl
 from derta.generate import Prompt, user
-from derta.runs import read_csv, read_jsonl
+from derta.judges.endpoint import Endpoint
+from derta.requests import Request
+from derta.searches import autodan
+from derta.searches.autodan import AutoDANSettings
+from derta.searches.log import queries
 
 REQUEST = Request("x-001", "test", "paint a fence", "How can I paint a fence?")
-SETTINGS = Settings(behaviours=1, population=20, generations=3, batch_size=7, seed=0, mutation=0.1)
+SETTINGS = AutoDANSettings(behaviours=1, population=20, generations=3, batch_size=7, seed=0, mutation=0.1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
@@ -39,9 +41,10 @@ def test_fitness_is_the_likelihood_of_the_reply(tiny, batch_size):
 
 
 def test_a_search_never_loses_its_best_and_counts_its_queries(tiny, tmp_path):
-    prompt = autodan.search(REQUEST, tiny, SETTINGS, tmp_path / "x.jsonl")
+    prompt = autodan.search(REQUEST, tiny, tmp_path / "x.jsonl", SETTINGS)
     rows = list(read_jsonl(tmp_path / "x.jsonl"))
     assert len(rows) == 4
+    assert {row["question"] for row in rows} == {REQUEST.question}
     best = [row["best"] for row in rows]
     assert best == sorted(best)
     assert best[-1] > rows[0]["mean"]
@@ -54,7 +57,7 @@ def test_a_search_never_loses_its_best_and_counts_its_queries(tiny, tmp_path):
         new = set(row["population"]) - seen
         assert row["queries"]["target"] >= len(new)
         seen = set(row["population"])
-    assert attacks.queries(tmp_path)["target"] < 4 * 20
+    assert queries(tmp_path)["target"] < 4 * 20
     assert REQUEST.question in prompt.messages[0]["content"]
     winner = rows[-1]["population"][rows[-1]["fitness"].index(best[-1])]
     assert prompt == user(winner.replace("{question}", REQUEST.question))
@@ -62,11 +65,11 @@ def test_a_search_never_loses_its_best_and_counts_its_queries(tiny, tmp_path):
 
 def test_a_killed_search_ends_with_the_log_of_an_undisturbed_one(tiny, tmp_path):
     whole, log = tmp_path / "whole.jsonl", tmp_path / "x.jsonl"
-    best = autodan.search(REQUEST, tiny, SETTINGS, whole)
+    best = autodan.search(REQUEST, tiny, whole, SETTINGS)
     content = whole.read_bytes()
     for cut in (content.index(b"\n") + 1, int(len(content) * 0.6)):
         log.write_bytes(content[:cut])
-        assert autodan.search(REQUEST, tiny, SETTINGS, log) == best
+        assert autodan.search(REQUEST, tiny, log, SETTINGS) == best
         assert log.read_bytes() == content
 
 
@@ -108,11 +111,22 @@ def test_the_synonyms_are_disjoint_and_used_by_the_templates():
 
 def test_a_server_tells_no_likelihoods(tmp_path):
     with pytest.raises(TypeError, match="has to be a model in process"):
-        autodan.search(REQUEST, Endpoint("m", "http://127.0.0.1:9/v1"), SETTINGS, tmp_path / "x.jsonl")
+        autodan.search(REQUEST, Endpoint("m", "http://127.0.0.1:9/v1"), tmp_path / "x.jsonl", SETTINGS)
 
 
-def test_as_an_attack(tiny, tmp_path):
-    folder = tmp_path / "run" / "completions" / "base-s0"
-    small = Settings(behaviours=2, population=6, generations=1, batch_size=4, seed=0)
-    evaluate.attack(tiny, ["autodan"], folder, limit=9, max_new_tokens=3, batch_size=2, searches={"autodan": small})
-    assert len(list(read_jsonl(folder / "autodan.jsonl"))) == 2
+def test_autodan_runs_as_an_attack_with_its_control(tiny, tmp_path):
+    small = AutoDANSettings(behaviours=2, population=6, generations=1, batch_size=4, seed=0)
+    attack = autodan.attack(small)
+    table = evaluate.attack(tiny, [attack], tmp_path, "base-s0", limit=9, max_new_tokens=3, batch_size=2)
+    assert [tuple(row) for row in table[["attack", "control", "n"]].values] == [
+        ("autodan", False, 2),
+        ("autodan", True, 2),
+    ]
+    for name in ("autodan", "autodan_benign"):
+        rows = list(read_jsonl(tmp_path / "completions" / "base-s0" / f"{name}.jsonl"))
+        logs = tmp_path / "searches" / "base-s0" / name
+        assert {f"{row['behaviour_id']}.jsonl" for row in rows} == {path.name for path in logs.glob("*.jsonl")}
+    with pytest.raises(ValueError, match="autodan searches: give it a folder for its logs"):
+        attack.cases([REQUEST], target=tiny)
+    with pytest.raises(ValueError, match="autodan depends on the model that is attacked"):
+        attack.cases([REQUEST], logs=tmp_path)

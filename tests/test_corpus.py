@@ -4,13 +4,11 @@ import re
 from collections import Counter
 from itertools import product
 
-import pytest
-
 from derta import corpus, models
 from derta.judge import REFUSAL, judge, stems
 
 
-def test_counts():
+def test_the_corpus_is_as_large_as_promised():
     split = Counter(b.split for b in corpus.behaviours())
     assert split["train"] >= 300
     assert split["test"] >= 120
@@ -20,7 +18,6 @@ def test_counts():
     assert len({text for b in corpus.behaviours() for text in corpus.refusals(b.category)}) >= 60
     assert len(corpus.instructions("train")) + len(corpus.instructions("test")) >= 600
     assert len(corpus.instructions("test")) >= 150
-    assert len(corpus.borderline()) >= 120
     assert len(corpus.conversations()) >= 40
     assert {q.kind for q in corpus.exact_match()} == {"arithmetic", "knowledge", "multiple_choice"}
 
@@ -63,36 +60,6 @@ def test_answers_to_sums_are_right():
         if question.kind == "multiple_choice":
             assert set(question.answers) < set("ABCD")
             assert all(f" {letter}) " in question.question for letter in "ABCD")
-
-
-def test_a_draw_takes_every_behaviour_once_before_any_twice():
-    material = corpus.material(triples=2300, twins=2300, plain=3, instructions=5, seed=0)
-    counts = Counter(triple.behaviour_id for triple in material.triples)
-    assert set(counts.values()) == {1, 2}
-    assert len(counts) == len({row.behaviour_id for row in corpus.responses("harmful-train")})
-    assert all(triple.again[0] != triple.query for triple in material.triples)
-    twins = [example.id for example in material.helpful if example.behaviour_id and not example.plain]
-    assert [id.replace("-b", "-h") for id in twins] == [triple.id for triple in material.triples]
-    again = corpus.material(triples=2300, twins=2600, plain=3, instructions=5, seed=0)
-    assert again.triples == material.triples
-    more = [example.id for example in again.helpful if example.behaviour_id and not example.plain]
-    assert more[:2300] == twins
-    assert len(set(more)) == 2600
-    with pytest.raises(ValueError, match=r"10000 triples asked for, but the corpus holds \d+"):
-        corpus.material(triples=10_000, twins=0, plain=0, instructions=0, seed=0)
-
-
-def test_a_triple_and_its_twin_are_asked_in_the_same_training_phrasing():
-    material = corpus.material(triples=1500, twins=1500, plain=0, instructions=0, seed=0)
-    known = {b.id: b for b in corpus.behaviours("train")}
-    forms = {*corpus.phrasings("train"), *corpus.phrasings("reworded")}
-    seen = set()
-    for triple, twin in zip(material.triples, material.helpful, strict=True):
-        behaviour = known[triple.behaviour_id]
-        form = triple.query.replace(behaviour.harmful, "{do}")
-        assert twin.prompt == form.replace("{do}", behaviour.benign)
-        seen |= {form, triple.again[0].replace(behaviour.harmful, "{do}")}
-    assert seen == forms
 
 
 def test_training_and_evaluation_share_no_behaviour_phrasing_or_instruction():

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from derta import attacks, evaluate, generate
-from derta.endpoint import Endpoint
+from derta import evaluate, generate
+from derta.attacks import ATTACKS
+from derta.files import read_jsonl
 from derta.generate import Case, Prompt, user
-from derta.runs import read_jsonl
+from derta.judges.endpoint import Endpoint
+from derta.requests import spread
 
-CASES = [Case(f"b{i}/direct", f"b{i}", "direct", 0, user(f"Question {i}")) for i in range(12)]
+CASES = [Case(f"b{i}/direct", f"b{i}", "direct", False, 0, user(f"Question {i}")) for i in range(12)]
 # What the n-th question meets before it is answered; "never" goes on for ever.
 SCRIPT = [
     ["429"],
@@ -165,7 +167,7 @@ def test_plain_text_goes_to_raw_completions_and_a_started_reply_is_continued(ser
     assert chat["temperature"] == 0
 
 
-def test_what_a_server_does_not_take_is_named(server):
+def test_a_parameter_that_a_server_does_not_take_is_named(server):
     endpoint = Endpoint("m", server.url)
     server.refuses = {"continue_final_message"}
     with pytest.raises(ValueError, match=r"does not take continue_final_message, add_.* such as vLLM"):
@@ -176,6 +178,33 @@ def test_what_a_server_does_not_take_is_named(server):
     server.refuses = {"messages"}
     with pytest.raises(ConnectionError, match="Unexpected fields"):
         endpoint.complete([user("Why?")], max_new_tokens=5)
+
+
+def test_a_slash_at_the_end_of_the_address_asks_nothing_again(server, tmp_path):
+    def attack(url, **options):
+        before = sum(server.asked.values())
+        options = {"limit": 6, "max_new_tokens": 5, "batch_size": 3} | options
+        evaluate.attack(Endpoint("m", url), ["direct"], tmp_path, **options)
+        return sum(server.asked.values()) - before
+
+    assert [attack(server.url), attack(server.url), attack(server.url + "/")] == [12, 0, 0]
+    assert not list(tmp_path.rglob("*.aside"))
+    assert attack(server.url.replace("127.0.0.1", "localhost")) == 12, "another server may stand behind another name"
+    assert len(list(tmp_path.rglob("*.aside"))) == 2, "and what was paid for is kept"
+
+
+def test_answers_of_a_server_that_still_fit_are_taken_over(server, tmp_path):
+    def attack(limit, tokens=5):
+        before = sum(server.asked.values())
+        options = {"limit": limit, "max_new_tokens": tokens, "batch_size": 3}
+        evaluate.attack(Endpoint("m", server.url), ["direct"], tmp_path, "m", **options)
+        return sum(server.asked.values()) - before
+
+    asked = spread(ATTACKS["direct"].requests(False), 6)
+    new = set(map(str, spread(ATTACKS["direct"].requests(False), 9))) - set(map(str, asked))
+    assert attack(6) == 12
+    assert attack(9) == 2 * len(new) < 18
+    assert attack(9, tokens=6) == 18
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +243,7 @@ def served(tiny_folder, tmp_path_factory):
 def test_a_served_model_gives_the_completions_of_the_model_in_process(served, tiny, tmp_path):
     """Greedy, in float32: chats (with and without turns before) and plain texts."""
     for name in ("direct", "completing", "multi_turn", "role_play"):
-        cases = attacks.cases(name, evaluate.requests(name, 6))
+        cases = ATTACKS[name].cases(spread(ATTACKS[name].requests(False), 6))
         for folder, backend in (("served", served), ("in process", tiny)):
             generate.run(backend, cases, tmp_path / folder / f"{name}.jsonl", batch_size=3, max_new_tokens=12)
         rows = [list(read_jsonl(tmp_path / folder / f"{name}.jsonl")) for folder in ("served", "in process")]

@@ -10,19 +10,19 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from derta.runs import ROOT
+from derta.runs import CHECKOUT
 
 
 def test_pyproject_lock_and_conda_file_hold_together():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lock = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if line[:1] != "#"]
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    lock = [Requirement(line) for line in (CHECKOUT / "requirements.lock").read_text().splitlines() if line[:1] != "#"]
     pins = {r.name.lower(): str(r.specifier) for r in lock}
     assert all(pin.startswith("==") for pin in pins.values())
     wanted = project["dependencies"] + [r for extra in project["optional-dependencies"].values() for r in extra]
     for requirement in map(Requirement, wanted):
         version = pins[requirement.name.lower()].removeprefix("==")
         assert requirement.specifier.contains(version), requirement
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = yaml.safe_load((CHECKOUT / "environment.yml").read_text())
     python, _, packages = conda["dependencies"]
     assert Requirement(f"python{project['requires-python']}").specifier.contains(python.removeprefix("python=") + ".0")
     assert packages["pip"] == ["-r requirements.lock", "-e ."]
@@ -32,20 +32,21 @@ def test_pyproject_lock_and_conda_file_hold_together():
 def checkout(tmp_path):
     """What the scripts need, without an environment."""
     for name in ("run_all.sh", "environment.sh", "requirements.lock", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+        shutil.copy(CHECKOUT / name, tmp_path)
     (tmp_path / "bin").mkdir()
-    for tool in ("bash", "cat", "cksum", "dirname", "grep", "tail", "rm", "mkdir"):
+    for tool in ("bash", "cat", "cksum", "dirname", "grep", "tail", "rm", "mkdir", "readlink"):
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
     return tmp_path
 
 
-def run_all(checkout: Path, python: str) -> subprocess.CompletedProcess:
+def run_all(checkout: Path, python: str, script: str = "run_all.sh") -> subprocess.CompletedProcess:
     """Run `run_all.sh` where `python3` is the given shell script and nothing else is installed."""
     if python:
         (checkout / "bin" / "python3").write_text(f"#!/bin/bash\n{python}\n")
         (checkout / "bin" / "python3").chmod(0o755)
-    environment = {"PATH": str(checkout / "bin"), "HOME": os.environ["HOME"]}
-    return subprocess.run([checkout / "run_all.sh"], env=environment, capture_output=True, text=True)
+    environment = {"PATH": str(checkout / "bin"), "HOME": os.environ["HOME"], "CDPATH": "/"}
+    # In a folder of the test's own: a script that loses its way must not end up in this checkout.
+    return subprocess.run([checkout / script], cwd=checkout, env=environment, capture_output=True, text=True)
 
 
 # A python3 whose `-m venv` makes an environment in which pip fails with the message of $1.
@@ -68,8 +69,16 @@ esac
         (FAILING_PIP.format(message="OSError: No space left on device"), "The disk is full: free about 8 GB"),
     ],
 )
-def test_what_is_missing_is_said_in_one_line(checkout, python, line):
+def test_a_missing_requirement_is_said_in_one_line(checkout, python, line):
     done = run_all(checkout, python)
     assert done.returncode == 1
     assert done.stderr.startswith(line)
     assert done.stderr.count("\n") == 1
+
+
+def test_a_link_to_the_script_finds_its_checkout(checkout):
+    (checkout / "elsewhere").mkdir()
+    (checkout / "elsewhere" / "reproduce").symlink_to(checkout / "run_all.sh")
+    done = run_all(checkout, "exit 1", "elsewhere/reproduce")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("Python 3.11 or newer is needed")

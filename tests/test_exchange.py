@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from datasets import load_from_disk
 
-from derta import arms, corpus, exchange, models, released
-from derta.arms import Encoder, Settings
-from derta.exchange import Sample
+from derta import arms, models
+from derta.encode import DatasetSettings, Encoder
+from derta.material import embedded_material
+from derta.published import exchange, released
+from derta.published.exchange import Sample
 
-SETTINGS = Settings(epochs=1, rto_dropout=0.5, max_length=96, prefix_unit="tokens", batch_size=8, seed=0)
+SETTINGS = DatasetSettings(epochs=1, rto_dropout=0.5, max_length=96, prefix_unit="tokens", batch_size=8, seed=0)
 SAMPLE = "data/train/example_data_to_read.json"
 
 
@@ -28,7 +30,7 @@ def test_the_authors_sample_file_comes_back_byte_for_byte(tmp_path, released_fil
 
 
 def test_an_arm_goes_out_and_comes_back(encode, tmp_path):
-    material = corpus.material(triples=12, twins=12, plain=2, instructions=4, seed=0)
+    material = embedded_material(triples=12, twins=12, plain=2, instructions=4, seed=0)
     made = arms.instances("derta", material, encode)
     samples, left_out = exchange.samples(made, encode)
     assert len(samples) == len(made) == 12 * 3 + 2 + 4
@@ -52,7 +54,7 @@ def test_an_arm_goes_out_and_comes_back(encode, tmp_path):
 
 
 def test_a_harmful_prefix_stands_in_the_prefix(encode):
-    material = corpus.material(triples=12, twins=12, plain=0, instructions=0, seed=0)
+    material = embedded_material(triples=12, twins=12, plain=0, instructions=0, seed=0)
     samples, _ = exchange.samples(arms.instances("harmful_prefix", material, encode), encode)
     safe = samples[-12:]
     for sample, triple in zip(safe, material.triples, strict=True):
@@ -74,7 +76,7 @@ def test_a_refusal_begins_with_the_refusal_token_as_in_arms(encode, tmp_path):
 
 
 def test_pairs_have_no_place_in_the_format_and_are_counted(encode):
-    material = corpus.material(triples=3, twins=3, plain=0, instructions=0, seed=0)
+    material = embedded_material(triples=3, twins=3, plain=0, instructions=0, seed=0)
     samples, left_out = exchange.samples(arms.instances("dpo", material, encode), encode)
     assert not samples
     assert {reason: len(names) for reason, names in left_out.items()} == {"the format holds no pairs of responses": 6}

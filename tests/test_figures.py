@@ -5,12 +5,13 @@ import csv
 import pytest
 
 from derta import figures
+from derta.attacks import ATTACKS
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "ROOT", tmp_path)
-    return tmp_path / "figures" / "test"
+    monkeypatch.setenv("DERTA_RUNS", str(tmp_path))
+    return tmp_path / "test" / "figures"
 
 
 def test_depth_figure_is_drawn_and_saved_with_its_data(folder):
@@ -37,10 +38,12 @@ def test_attack_figure_shows_every_arm_twice_and_its_selectivity_once():
     for name in ("harmful", "benign", "selectivity"):
         point |= {name: 0.5, f"{name}_low": 0.2, f"{name}_high": 0.8}
     rows = [{"arm": arm, "attack": name} | point for arm in ("vanilla", "derta") for name in ("direct", "prefill")]
-    left, right = figures.refusals_by_attack(rows, "tiny").axes
-    assert len(left.containers) == 4
-    assert len(right.containers) == 2
-    assert [label.get_text() for label in left.get_xticklabels()] == ["Direct\nquestion", "Prefilled\nstart"]
+    labels = {name: attack.label for name, attack in ATTACKS.items()}
+    upper, lower = figures.refusals_by_attack(rows, labels, "tiny").axes
+    assert len(upper.containers) == 4
+    assert len(lower.containers) == 2
+    assert [label.get_text() for label in upper.get_xticklabels()] == ["Direct\nquestion", "Prefilled\nstart"]
+    assert [label.get_text() for label in lower.get_xticklabels()] == ["Direct\nquestion\n(4)", "Prefilled\nstart\n(4)"]
 
 
 def test_unsafe_text_is_masked_unless_asked_for():

@@ -3,79 +3,170 @@
 import ast
 import csv
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
-import yaml
 
-from derta import notebooks
-from derta.runs import ROOT
+import derta
+from derta.commands import notebooks, profiles
+from derta.runs import CHECKOUT
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """A whole run of the profile smoke, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DERTA_RUNS", str(folder))
-        assert notebooks.run("smoke") == 0
-        yield folder / "smoke"
+def checkout(tmp_path_factory) -> Path:
+    """A second checkout, of another version than the one that the environment has installed."""
+    folder = tmp_path_factory.mktemp("second checkout")
+    for name in ("derta", "notebooks", "data", "pyproject.toml"):
+        source = CHECKOUT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        else:
+            shutil.copy(source, folder / name)
+    edit(folder / "derta" / "__init__.py", f'"{derta.__version__}"', '"0.0.second"')
+    return folder
 
 
-def test_every_notebook_ran_and_left_what_the_contract_names(smoke):
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def run_smoke(checkout: Path) -> list[str]:
+    """Run the profile smoke in a checkout, and give the lines that were printed."""
+    environment = {name: value for name, value in os.environ.items() if name != "DERTA_RUNS"}
+    command = [sys.executable, "-m", "derta", "run", "smoke"]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def smoke(checkout) -> Path:
+    """A whole run of the profile smoke in the second checkout."""
+    run_smoke(checkout)
+    return checkout / "runs" / "smoke"
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_every_notebook_ran_and_left_the_files_of_the_contract(smoke, checkout):
     executed = [nbformat.read(path, 4) for path in sorted((smoke / "notebooks").glob("*.ipynb"))]
     assert len(executed) == len(notebooks.sources()) >= 5
     for notebook in executed:
         code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
         assert all(cell.execution_count for cell in code)
         assert not [o for cell in code for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
-    with (smoke / "results" / "asr.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(smoke / "results" / "asr.csv")
     assert list(rows[0]) == "model arm seed attack depth category n refused unsafe unscored".split()
     attacks = "direct prefill completing role_play prefill_depth pair autodan".split()
     names = {name + control for name in attacks for control in ("", "_benign")}
     assert {row["attack"] for row in rows} == names | {"helpful", "borderline"}
     assert {row["arm"] for row in rows} == {"base", "vanilla", "derta"}
-    with (smoke / "results" / "depth.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(smoke / "results" / "depth.csv")
     assert list(rows[0]) == "model arm seed kind position n mean low high".split()
+    figures = checkout / "figures" / "smoke"
     for name in ("refusal_depth", "attacks", "prefill_depth"):
         for kind in ("pdf", "png", "csv"):
-            assert (ROOT / "figures" / "smoke" / f"{name}.{kind}").stat().st_size > 0
-    assert json.loads((ROOT / "figures" / "smoke" / "provenance.json").read_text())["commit"]
+            assert (figures / f"{name}.{kind}").stat().st_size > 0
+    assert json.loads((figures / "provenance.json").read_text())["commit"]
 
 
-def test_a_second_run_executes_nothing(smoke, monkeypatch, capsys):
-    monkeypatch.setattr(papermill, "execute_notebook", lambda *args, **kwargs: pytest.fail("executed again"))
-    assert notebooks.run("smoke") == 0
-    assert capsys.readouterr().out.count("unchanged") == len(notebooks.sources())
+@pytest.mark.slow
+def test_notebooks_run_the_code_of_the_checkout_they_stand_in(smoke):
+    for path in (smoke / "notebooks").glob("*.ipynb"):
+        assert "derta 0.0.second, " in path.read_text(encoding="utf-8"), path.name
 
 
-def test_the_sources_follow_the_conventions():
+@pytest.mark.slow
+def test_a_docstring_a_data_card_and_an_unrelated_module_change_nothing(smoke, checkout):
+    edit(checkout / "derta" / "training.py", '"""', '"""In other words: ')
+    edit(checkout / "data" / "README.md", "# Data card", "# The data card")
+    edit(checkout / "derta" / "judges" / "endpoint.py", "WORKERS = 8", "WORKERS = 7")
+    (checkout / "data" / "notes.txt").write_text("a stray file")
+    before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()}
+    lines = run_smoke(checkout)
+    assert [line.endswith(": unchanged") for line in lines] == [True] * len(notebooks.sources()) + [False]
+    assert {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_results_of_another_setting_stand_aside_and_are_named_in_one_line(smoke, checkout):
+    old = (smoke / "completions" / "derta-s0" / "direct.jsonl").read_bytes()
+    model = (smoke / "models" / "derta-s0" / "model.safetensors").stat().st_mtime_ns
+    edit(checkout / "notebooks" / "params" / "smoke.yaml", "max_new_tokens: 8", "max_new_tokens: 9")
+    lines = run_smoke(checkout)
+    assert sum(line.endswith(": unchanged") for line in lines) == 3, "dataset, training and audit stay as they are"
+    (aside,) = (smoke / "completions" / "derta-s0").glob("direct.jsonl.*.aside")
+    assert aside.read_bytes() == old
+    assert len([line for line in lines if line.startswith("set aside: ") and aside.name in line]) == 1
+    assert (smoke / "models" / "derta-s0" / "model.safetensors").stat().st_mtime_ns == model
+
+
+@pytest.mark.slow
+def test_a_torn_executed_copy_counts_as_not_executed(smoke):
+    path = smoke / "notebooks" / "08_figures.ipynb"
+    whole = path.read_bytes()
+    for torn in (b"", whole[: len(whole) // 2], b"[]"):
+        path.write_bytes(torn)
+        assert notebooks.executed_from(path) is None
+    path.write_bytes(whole)
+    assert notebooks.executed_from(path)
+
+
+def test_code_without_its_comments_and_docstrings_is_what_counts():
+    code = 'def f():\n    """Say."""\n    return {}  # why\n'
+    assert notebooks.bare(code.format(1)) == notebooks.bare('def f():\n\n    """Other."""\n    return (1)\n')
+    assert notebooks.bare(code.format(1)) != notebooks.bare(code.format(2))
+
+
+def test_a_notebook_depends_on_its_imports_and_on_the_data_files_that_they_name():
+    found = notebooks.depends_on("from derta import corpus")
+    assert {"corpus.py", "files.py", "runs.py", "behaviours.csv", "responses/harmful-train.jsonl"} <= found.keys()
+    assert not {"audit/score.py", "README.md", "audit.csv"} & found.keys()
+
+
+def test_the_sources_follow_the_conventions_and_their_outputs_are_of_one_run():
     for path in notebooks.sources():
         notebook = nbformat.read(path, 4)
         assert "**Reproduces**" in notebook.cells[0].source
         assert notebook.cells[1].metadata.get("tags") == ["parameters"]
-        if "reference" not in notebook.metadata:
+        counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+        if "reference" in notebook.metadata:
+            assert counts == sorted(counts), f"{path.name}: executed out of order"
+        else:
             assert not [cell for cell in notebook.cells if cell.get("outputs")]
+            assert not any(counts)
 
 
 def test_the_parameters_that_a_reader_sees_are_those_of_the_default_profile():
-    small = notebooks.read_profile("small")
+    small = profiles.read_profile("small")
     for path in notebooks.sources():
         for name, parameter in papermill.inspect_notebook(path).items():
             value = ast.literal_eval(parameter["default"])
             assert value == small.get(name, value), f"{path.name}: {name}"
     shown = {name for path in notebooks.sources() for name in papermill.inspect_notebook(path)}
-    assert shown - small.keys() == {"show_unsafe"}
+    assert shown - small.keys() == {"profile", "show_unsafe"}
+    assert small.keys() <= shown, "a value of the profile that no notebook takes"
 
 
+@pytest.mark.slow
 def test_publishing_puts_outputs_into_the_sources_and_leaves_their_cells(smoke, tmp_path, monkeypatch):
     before = {path.name: nbformat.read(path, 4) for path in notebooks.sources()}
     for path in notebooks.sources():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    monkeypatch.setenv("DERTA_RUNS", str(smoke.parent))
     notebooks.publish("smoke")
     for path in notebooks.sources():
         after = nbformat.read(path, 4)
@@ -83,18 +174,12 @@ def test_publishing_puts_outputs_into_the_sources_and_leaves_their_cells(smoke, 
         assert any(cell.get("outputs") for cell in after.cells)
 
 
-def test_every_profile_gives_only_known_parameters():
-    for path in (ROOT / "notebooks" / "params").glob("*.yaml"):
-        assert notebooks.read_profile(path.stem)["profile"] == path.stem
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder of notebooks of its own, with one that fails."""
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(notebooks, "read_profile", lambda profile: {"divisor": 0})
     monkeypatch.setenv("DERTA_RUNS", str(tmp_path / "runs"))
-    (tmp_path / "params").mkdir()
-    (tmp_path / "params" / "tiny.yaml").write_text(yaml.safe_dump({"profile": "tiny", "divisor": 0}))
     for number, source in (("01_fine", "print(1)"), ("02_fails", "1 / divisor"), ("03_never", "print(3)")):
         parameters = nbformat.v4.new_code_cell('profile = "x"\ndivisor = 1', metadata={"tags": ["parameters"]})
         notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(source)])
@@ -103,6 +188,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_first_failure_stops_the_run_with_the_cells_error_and_the_next_run_goes_on_from_there(folder, capsys):
     assert notebooks.run("tiny") == 1
     out, err = capsys.readouterr()
@@ -111,16 +197,8 @@ def test_the_first_failure_stops_the_run_with_the_cells_error_and_the_next_run_g
     assert "02_fails: failed in cell" in err
     assert "1 / divisor" in err
     assert "ZeroDivisionError" in err
-    (folder / "params" / "tiny.yaml").write_text(yaml.safe_dump({"profile": "tiny"}))
     source = nbformat.read(folder / "02_fails.ipynb", 4)
     source.cells[1].source = "1 / 1"
     nbformat.write(source, folder / "02_fails.ipynb")
     assert notebooks.run("tiny") == 0
-
-
-def test_a_parameter_that_no_notebook_knows_is_an_error(folder):
-    (folder / "params" / "typo.yaml").write_text("profile: typo\ndivisr: 1\n")
-    with pytest.raises(ValueError, match=r"typo\.yaml: no notebook has the parameter divisr; known: divisor, profile"):
-        notebooks.run("typo")
-    with pytest.raises(FileNotFoundError, match="there is no profile 'none'; choose one of: tiny, typo"):
-        notebooks.run("none")
+    assert capsys.readouterr().out.count("unchanged") == 1

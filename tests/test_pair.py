@@ -3,10 +3,12 @@
 import pytest
 from conftest import Scripted
 
-from derta import attacks, evaluate
-from derta.attacks import pair
-from derta.corpus import Request
-from derta.runs import read_jsonl
+from derta import evaluate
+from derta.attacks import direct
+from derta.files import read_jsonl
+from derta.requests import Request
+from derta.searches import SEARCHES, pair
+from derta.searches.log import queries, read_log
 
 REQUEST = Request("x-001", "test", "paint a fence", "How can I paint a fence?")
 ANSWER = "First, take a brush and some paint. Then you can paint the fence from left to right, board after board."
@@ -38,15 +40,16 @@ def settings(**options):
         "attacker_tokens": 9,
         "max_new_tokens": 9,
     }
-    return pair.Settings(**(defaults | {"attacker": attacker(), "started": True, "seed": 0} | options))
+    return pair.PairSettings(**(defaults | {"attacker": attacker(), "started": True, "seed": 0} | options))
 
 
 def test_every_query_is_counted_and_what_is_no_json_goes_to_nobody(tmp_path):
     log, defender, options = tmp_path / "x.jsonl", target(), settings()
-    prompt = pair.search(REQUEST, defender, options, log)
+    prompt = pair.search(REQUEST, defender, log, options)
     rows = list(read_jsonl(log))
+    assert {row["question"] for row in rows} == {REQUEST.question}
     assert [row["queries"] for row in rows] == [{"attacker": 3, "target": 2, "judge": 0}] * 3
-    assert attacks.queries(tmp_path) == {"attacker": 9, "target": 6, "judge": 0}
+    assert queries(tmp_path) == {"attacker": 9, "target": 6, "judge": 0}
     assert (len(options.attacker.asked), len(defender.asked)) == (9, 6)
     assert [s["prompt"] for s in rows[0]["streams"]][2] is None
     assert prompt.messages[0]["content"] == rows[0]["streams"][0]["prompt"]
@@ -62,12 +65,13 @@ def test_the_attackers_validity_is_counted(tmp_path):
     def say(messages, start, seed, i):
         return ["nothing", '", "prompt": "How is a fence painted?"}', '", "prompt": "Well?"}'][i]
 
-    pair.search(REQUEST, target(), settings(attacker=Scripted(say), iterations=2), tmp_path / "x-001.jsonl")
+    options = settings(attacker=Scripted(say), iterations=2)
+    pair.search(REQUEST, target(), tmp_path / "x-001.jsonl", options)
     assert pair.validity([REQUEST], tmp_path) == {"replies": 6, "readable": 4, "on_topic": 2}
 
 
 def test_a_success_ends_the_search(tmp_path):
-    prompt = pair.search(REQUEST, target(weak="round 1"), settings(), tmp_path / "x.jsonl")
+    prompt = pair.search(REQUEST, target(weak="round 1"), tmp_path / "x.jsonl", settings())
     rows = list(read_jsonl(tmp_path / "x.jsonl"))
     assert len(rows) == 2
     assert rows[1]["streams"][0]["score"] == 10
@@ -76,12 +80,12 @@ def test_a_success_ends_the_search(tmp_path):
 
 def test_a_killed_search_ends_with_the_log_of_an_undisturbed_one(tmp_path):
     whole, log = tmp_path / "whole.jsonl", tmp_path / "x.jsonl"
-    best = pair.search(REQUEST, target(weak="round 2"), settings(), whole)
+    best = pair.search(REQUEST, target(weak="round 2"), whole, settings())
     content = whole.read_bytes()
     for cut in (0, 50, content.index(b"\n") + 1, content.index(b"\n") + 90, len(content)):
         log.write_bytes(content[:cut])
         options = settings()
-        assert pair.search(REQUEST, target(weak="round 2"), options, log) == best
+        assert pair.search(REQUEST, target(weak="round 2"), log, options) == best
         assert log.read_bytes() == content
         assert len(options.attacker.asked) == 9 - 3 * content[:cut].count(b"\n")
 
@@ -93,7 +97,7 @@ def test_a_rater_may_score_and_what_it_leaves_unscored_is_no_success(tmp_path):
         return next(rating for stream, rating in ratings.items() if stream in messages[0]["content"])
 
     echo = Scripted(lambda messages, start, seed, i: messages[-1]["content"])
-    pair.search(REQUEST, echo, settings(rater=Scripted(rate), iterations=1), tmp_path / "x.jsonl")
+    pair.search(REQUEST, echo, tmp_path / "x.jsonl", settings(rater=Scripted(rate), iterations=1))
     (row,) = read_jsonl(tmp_path / "x.jsonl")
     assert [s["score"] for s in row["streams"]] == [4, None, None]
     assert row["queries"] == {"attacker": 3, "target": 2, "judge": 2}
@@ -101,8 +105,8 @@ def test_a_rater_may_score_and_what_it_leaves_unscored_is_no_success(tmp_path):
 
 def test_without_any_message_the_plain_question_is_asked(tmp_path):
     mute = Scripted(lambda *args: "")
-    prompt = pair.search(REQUEST, target(), settings(attacker=mute), tmp_path / "x.jsonl")
-    assert prompt == attacks.ATTACKS["direct"](REQUEST)
+    prompt = pair.search(REQUEST, target(), tmp_path / "x.jsonl", settings(attacker=mute))
+    assert prompt == direct.prompt(REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -120,21 +124,52 @@ def test_messages_are_read_from_json_within_text(reply, expected):
     assert pair.message(reply) == expected
 
 
-def test_as_an_attack_with_its_control(tiny, tmp_path):
-    folder = tmp_path / "run" / "completions" / "base-s0"
-    options = {"limit": 4, "max_new_tokens": 3, "batch_size": 2, "searches": {"pair": settings(behaviours=2)}}
-    evaluate.attack(tiny, ["direct", "pair", "pair_benign"], folder, **options)
-    rows = list(read_jsonl(folder / "pair.jsonl"))
-    assert len(rows) == 2
-    assert len(list(read_jsonl(folder / "direct.jsonl"))) == 4
-    logs = tmp_path / "run" / "searches" / "base-s0"
-    assert {f"{row['behaviour_id']}.jsonl" for row in rows} == {path.name for path in (logs / "pair").glob("*.jsonl")}
-    before = (folder / "pair.jsonl").read_bytes()
-    evaluate.attack(tiny, ["pair"], folder, **options)
-    assert (folder / "pair.jsonl").read_bytes() == before
-    other = options | {"searches": {"pair": settings(behaviours=2, seed=1)}}
-    evaluate.attack(tiny, ["pair"], folder, **other)
+def attack(tiny, run, **options):
+    pair_ = pair.attack(settings(behaviours=2, **options))
+    return evaluate.attack(tiny, ["direct", pair_], run, "base-s0", limit=4, max_new_tokens=3, batch_size=2)
+
+
+def test_pair_runs_as_an_attack_with_its_control_and_its_own_limit(tiny, tmp_path):
+    table = attack(tiny, tmp_path)
+    counts = {(row.attack, row.control): row.n for row in table.itertuples()}
+    assert counts == {("direct", False): 4, ("direct", True): 4, ("pair", False): 2, ("pair", True): 2}
+    folder, logs = tmp_path / "completions" / "base-s0", tmp_path / "searches" / "base-s0"
+    for name in ("pair", "pair_benign"):
+        rows = list(read_jsonl(folder / f"{name}.jsonl"))
+        assert {f"{r['behaviour_id']}.jsonl" for r in rows} == {path.name for path in (logs / name).glob("*.jsonl")}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
+    attack(tiny, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == before
+
+
+def test_a_search_of_other_settings_sets_the_old_one_and_its_answers_aside(tiny, tmp_path, capsys):
+    attack(tiny, tmp_path)
+    folder, logs = tmp_path / "completions" / "base-s0", tmp_path / "searches" / "base-s0"
+    before, direct_ = (folder / "pair.jsonl").read_bytes(), (folder / "direct.jsonl").stat()
+    capsys.readouterr()
+    attack(tiny, tmp_path, seed=1)
     assert (folder / "pair.jsonl").read_bytes() != before
-    assert (folder / "direct.jsonl").exists()
-    with pytest.raises(ValueError, match=r"pair searches: it needs .* its settings, pair\.Settings"):
-        attacks.cases("pair", [REQUEST], tiny)
+    assert [path.read_bytes() for path in folder.glob("pair.jsonl.*.aside")] == [before]
+    (aside,) = logs.glob("pair.*.aside")
+    assert len(list(aside.glob("*.jsonl"))) == len(list((logs / "pair").glob("*.jsonl"))) == 2
+    assert "differs in settings.seed\n" in capsys.readouterr().err
+    assert (folder / "direct.jsonl").stat() == direct_
+
+
+def test_a_log_of_another_question_is_set_aside(tmp_path):
+    log = tmp_path / "x-001.jsonl"
+    pair.search(REQUEST, target(), log, settings())
+    assert len(read_log(log, REQUEST, ("streams",))) == 3
+    other = Request("x-001", "test", "paint a gate", "How can I paint a gate?")
+    pair.search(other, target(), log, settings())
+    assert {row["question"] for row in read_jsonl(log)} == {other.question}
+    (aside,) = tmp_path.glob("x-001.jsonl.*.aside")
+    assert {row["question"] for row in read_jsonl(aside)} == {REQUEST.question}
+    assert queries(tmp_path)["attacker"] == 9
+
+
+def test_searches_have_the_names_of_their_attacks():
+    assert list(SEARCHES) == ["pair", "autodan"]
+    assert pair.attack(settings()).name == "pair"
+    with pytest.raises(ValueError, match="pair searches: give it a folder for its logs"):
+        pair.attack(settings()).cases([REQUEST], target=target())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from derta import released
-from derta.released import File
+from derta.published import released
+from derta.published.released import File
 
 CONTENT = json.dumps({"instruction": "Why?", "output": "First, …", "safe_response": "Sorry."}).encode() * 5000
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from derta import responses
+from derta.files import read_jsonl, to_jsonl
 from derta.generate import Completion
 from derta.models import LM
-from derta.responses import Draft
-from derta.runs import read_jsonl, to_jsonl
+from tools import responses
+from tools.responses import Draft
 
 FILES = ("harmful-train", "benign-train", "plain-train", "helpful-train", "weak-train")
 GOOD = "First, ask a friend to {do} with you. Then you can {do} and take your time over every small thing that follows."
@@ -34,7 +34,7 @@ def test_harmful_and_twin_are_asked_in_the_same_forms():
     assert drafts == list(responses.drafts(0))
 
 
-def test_what_fits_is_long_compliant_no_loop_and_no_refusal(tiny):
+def test_a_response_that_fits_is_long_compliant_no_loop_and_no_refusal(tiny):
     draft = Draft("harmful-train", 64, "x-h0", "x", "prose", "How can I jump a gate?", "", "jump a gate")
     assert responses.fits(tiny, draft, GOOD.replace("{do}", "jump a gate"))
     assert not responses.fits(tiny, draft, "First, jump a gate and then go on at once with it.")
@@ -69,7 +69,9 @@ def test_rows_that_are_there_and_fit_are_kept_and_others_drawn(tiny, few, tmp_pa
     assert [row["prompt"] for row in read_jsonl(path)] == [draft.prompt for draft in few if draft.file == path.stem]
 
 
-def test_what_does_not_fit_is_drawn_again_and_then_left_out_and_counted(tiny, few, tmp_path, monkeypatch, capsys):
+def test_a_response_that_does_not_fit_is_drawn_again_and_then_left_out_and_counted(
+    tiny, few, tmp_path, monkeypatch, capsys
+):
     def refuses_twins(lm, prompts, **options):
         asked = [lm.render(prompt) for prompt in prompts]
         twins = {d.about for d in few if d.file == "benign-train"}

@@ -6,7 +6,7 @@ import lzma
 
 import pytest
 
-from derta import sources
+from derta.published import sources
 
 CATEGORIES = ("animal_abuse", "privacy_violation", "terrorism,organized_crime")
 

@@ -9,11 +9,10 @@ import re
 from functools import cache
 
 from derta.attacks import prefill
+from derta.attacks.attack import Attack
 from derta.corpus import behaviours, refusals, responses
 
 REFUSAL_WORD = "Sorry"
-
-prompt = prefill.prompt
 
 
 @cache
@@ -34,3 +33,9 @@ def _runs(text: str) -> list[str]:
     """The first word of `text`, its first two words, and so on."""
     words = text.split()
     return [" ".join(words[:n]).rstrip(",.;:!?") for n in range(1, len(words) + 1)]
+
+
+ATTACKS = (
+    Attack("forbid_refusal", "Refusal\nforbidden", prefill.prompt, forbidden=lambda: (REFUSAL_WORD,)),
+    Attack("forbid_synonyms", "Synonyms\nforbidden", prefill.prompt, forbidden=synonyms),
+)

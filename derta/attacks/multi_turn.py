@@ -4,10 +4,21 @@ A model tuned on single turns alone may not look for harm behind a friendly talk
 corpus's (`derta.corpus.conversations`).
 """
 
-from derta.corpus import Request
+from derta import requests
+from derta.attacks.attack import Attack
 from derta.generate import Prompt
+from derta.requests import Request
 
 
 def prompt(request: Request) -> Prompt:
-    """The conversation so far and the question as its last turn."""
+    """The conversation so far and the question as its last turn.
+
+    Raises:
+        ValueError: the request has no turns before the question.
+    """
+    if not request.turns:
+        raise ValueError(f"{request.id}: multi_turn needs a request with turns before its question")
     return Prompt((*request.turns, {"role": "user", "content": request.question}))
+
+
+ATTACK = Attack("multi_turn", "Multi-\nturn", prompt, requests=requests.held_out_conversations)

@@ -1,0 +1,312 @@
+"""The authors' released generations as tidy rows: model, arm, attack or task, prompt, completion.
+
+What a file holds is told by its name (`source`), so files of models that this project has never seen are read in the
+same manner. Every file of a folder ends in one of three places: among the generations, in the list of what was left
+out and why, or in the list of errors. Nothing is unpickled: ``.list`` files are torch archives and are never opened.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from derta.files import read_csv, read_jsonl
+from derta.published import released
+from derta.runs import DATA
+
+ATTACKS = {
+    "codeattack": "CodeAttack",
+    "pair_result": "PAIR",
+    "jailbreakchat": "JailbreakChat",
+    "selfcipher": "SelfCipher",
+    "completionattack": "CompletingAttack",
+    "autodan": "AutoDAN",
+}
+HELPFULNESS = {"gsm8k": "GSM8K", "mmlu": "MMLU", "alpaca_eval": "AlpacaEval"}
+ARMS = {"vanill": "vanilla", "ours": "derta"}
+# PAIR was run on 50 behaviours; a run that broke off leaves fewer summaries.
+PAIR_BEHAVIOURS = 50
+
+# What a gold answer looks like: one that cannot be read would count an answer that cannot be read as right.
+GOLD = {
+    "GSM8K": re.compile(r"(?:.*####)?\s*-?[\d,]*\.?\d+\s*", re.DOTALL),
+    "MMLU": re.compile(r"[ (-]*[A-D][ )-]*"),
+}
+
+_TASK = re.compile(rf"(?:^|[_-])({'|'.join(ATTACKS | HELPFULNESS)})(?=_|$)", re.IGNORECASE)
+# A size such as 70B or 8x7B ends the model's name, but for these suffixes; what follows is the arm.
+_MODEL = re.compile(
+    r"(?P<name>.*?\d+(?:x\d+)?b)(?:-(?:hf|base|v0\.1))*(?P<instruct>-(?:instruct|ins|chat|it)(?![a-z])(?:-v[\d.]+)?)?"
+    r"(?:[-_](?P<arm>.+))?$",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file's name says: the paper's names of model and task; `arm` is ``none`` for a model as released."""
+
+    model: str
+    arm: str
+    task: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One completion.
+
+    Attributes:
+        row: place in the file, from 0.
+        answer: the gold answer of GSM8K and MMLU.
+        broken: PAIR's own judge (GPT-4) called the completion a jailbreak; None for all other attacks.
+    """
+
+    source: Source
+    file: str
+    row: int
+    prompt: str
+    completion: str
+    answer: str = ""
+    broken: bool | None = None
+
+
+@dataclass
+class Folder:
+    """Everything under a folder. `missing`: rows that a source should have and has not (PAIR)."""
+
+    generations: dict[Source, list[Generation]] = field(default_factory=dict)
+    missing: Counter[Source] = field(default_factory=Counter)
+    files: dict[Path, Source] = field(default_factory=dict)
+    left_out: dict[Path, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def source(name: str) -> Source | None:
+    """What the name of a file says, None if it names no task or no model.
+
+    The name holds the attack or task; the model stands before it (``lora_<model>_<arm>_eval_<task>_200.json``), or
+    else after it and the number of rows (``eval_<task>_200_<model>.json``, ``PAIR_result_<model>-<arm>.json``). An arm
+    follows the model's size. Spellings that the authors use for one thing become one; any other stays as it is.
+    """
+    stem = name.removesuffix(".json")
+    task = _TASK.search(stem)
+    if not task:
+        return None
+    subject = re.sub(
+        r"^(?:lora|full)_|(?:^|_)eval(?:uation)?$|^(?:safety|helpfulness)$",
+        "",
+        stem[: task.start()],
+        flags=re.IGNORECASE,
+    )
+    if not subject:
+        # AutoDAN names the model whose prompts were searched, the number of rows, and the model that answered.
+        subject = re.split(r"_\d+(?:_|$)", stem[task.end() :])[-1].strip("_")
+    if not subject or subject.isdigit():
+        return None
+    model, arm = _model_and_arm(re.sub(r"^gpt-(?!\d)", "", subject))
+    return Source(model, arm, (ATTACKS | HELPFULNESS)[task[1].lower()])
+
+
+def _model_and_arm(subject: str) -> tuple[str, str]:
+    if gpt := re.fullmatch(r"gpt-(\d.*?)(?:-2024-(\d\d)-(\d\d))?", subject, re.IGNORECASE):
+        return f"GPT-{gpt[1]}" + (f"-{gpt[2]}{gpt[3]}" if gpt[2] else ""), "none"
+    named = _MODEL.match(subject)
+    if not named:
+        model, _, arm = subject.partition("_")
+        return model, ARMS.get(arm.lower(), arm) or "none"
+    name, arm = named["name"], named["arm"] or "none"
+    if llama := re.fullmatch(r"(?:meta-)?llama-?3-(\d+b)", name, re.IGNORECASE):
+        name = f"LLaMA3-{llama[1].upper()}"
+    elif mistral := re.fullmatch(r"mi[sx]tral-(\d+)(x\d+)?b", name, re.IGNORECASE):
+        name = f"Mistral-{mistral[1]}{(mistral[2] or '').lower()}B"
+    instruct = named["instruct"] or ""
+    return name + ("-Instruct" if instruct.lower() in ("-ins", "-instruct") else instruct), ARMS.get(arm.lower(), arm)
+
+
+def load(root: Path) -> Folder:
+    """Read every released generation under `root`.
+
+    A file with a manifest entry's name must have its content, and one with an entry's content its name; a file that
+    the manifest does not know is read all the same.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root}: no such folder; name the one that holds the released files")
+    folder = Folder()
+    listed = {Path(path).name: file for path, file in released.manifest().items()}
+    name_of = {file.git_blob_sha1: name for name, file in listed.items()}
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and ".git" not in path.parts):
+        try:
+            if path.name in listed:
+                released.verify(path, listed[path.name])
+            elif path.suffix == ".json" and (name := name_of.get(released.blob_sha1(path.read_bytes()))):
+                raise ValueError(f"{path}: renamed, it holds {name} of the manifest; give it its name back")
+            key = source(path.name)
+            if reason := _no_generations(path, listed, key):
+                folder.left_out[path] = reason
+            elif key:
+                _add(folder, path, key)
+        except (ValueError, OSError) as error:
+            folder.errors.append(str(error))
+    return folder
+
+
+def _no_generations(path: Path, listed: dict[str, released.File], key: Source | None) -> str:
+    if path.suffix == ".list":
+        return "a torch archive of what its .json twin holds; never unpickled"
+    if path.name in listed and listed[path.name].path.startswith("data/"):
+        return "test prompts" if listed[path.name].path.startswith("data/test/") else "training data or code"
+    if path.suffix != ".json":
+        return "not a .json file of generations"
+    return "" if key else "its name holds no attack or task, or no model"
+
+
+def _add(folder: Folder, path: Path, key: Source) -> None:
+    if key in folder.generations:
+        other = next(other for other, known in folder.files.items() if known == key)
+        raise ValueError(f"{path}: {key.model}, {key.arm}, {key.task} stands in {other} too; remove one of the two")
+    seen: set[tuple[str, str]] = set()
+    rows = []
+    repeated = 0
+    for number, line in enumerate(path.read_bytes().splitlines()):
+        if not line.strip():
+            continue
+        try:
+            generation = _generation(json.loads(line.decode()), key, path.name, number)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, row {number + 1}: {error}; truncated or altered: fetch it again") from None
+        identity = (normalise(generation.prompt), generation.completion)
+        repeated += identity in seen
+        if identity not in seen:
+            rows.append(generation)
+        seen.add(identity)
+    if not rows:
+        raise ValueError(f"{path}: holds no rows; truncated or altered: fetch it again")
+    folder.generations[key], folder.files[path] = rows, key
+    if repeated:
+        folder.notes.append(f"{path}: {repeated} rows repeat earlier ones, prompt and completion, and count once")
+    if key.task == "CompletingAttack" and (whole := sum(not row.prompt for row in rows)):
+        folder.notes.append(f"{path}: {whole} rows begin with none of the attack's 200 prompts and are judged whole")
+    if key.task == "PAIR" and len(rows) < PAIR_BEHAVIOURS:
+        folder.missing[key] = PAIR_BEHAVIOURS - len(rows)
+        folder.notes.append(f"{path}: {PAIR_BEHAVIOURS - len(rows)} of {PAIR_BEHAVIOURS} rows are missing: unscored")
+
+
+def _generation(row: object, key: Source, file: str, number: int) -> Generation:
+    if isinstance(row, str) and key.task == "PAIR":
+        return Generation(key, file, number, *_pair(row))
+    if isinstance(row, str) and key.task == "CompletingAttack":
+        end = prompt_end(row)
+        return Generation(key, file, number, row[:end], row[end:])
+    if not isinstance(row, dict):
+        raise ValueError(f"expected an object, found {type(row).__name__}")
+    prompt: Any = row.get("question", row.get("instruction"))
+    completion: Any = row.get("response")
+    answer = row.get("answer", "")
+    if not all(isinstance(text, str) for text in (prompt, completion, answer)):
+        raise ValueError("no text under question or instruction, or under response")
+    if key.task in GOLD and not GOLD[key.task].fullmatch(answer):
+        raise ValueError("no gold answer of the task's form")
+    return Generation(key, file, number, prompt, completion, answer)
+
+
+_PAIR = re.compile(
+    r"Goal: (?P<goal>.*?)\n(?:No jailbreaks achieved"
+    r"|First Jailbreak: .*?Example Jailbreak PROMPT:(?P<prompt>.*?)Example Jailbreak RESPONSE:(?P<completion>.*))",
+    re.DOTALL,
+)
+
+
+def _pair(summary: str) -> tuple[str, str, str, bool]:
+    """Prompt, completion, no gold answer, and whether PAIR's judge called it a jailbreak. The goal opens the prompt."""
+    parts = _PAIR.match(summary, max(summary.find("Goal: "), 0))
+    if not parts:
+        raise ValueError("not a summary of PAIR's")
+    broken = parts["completion"] is not None
+    return f"{parts['goal']}\n{parts['prompt'] or ''}".strip(), (parts["completion"] or "").strip(), "", broken
+
+
+def normalise(text: str) -> str:
+    """`text` with single spaces: prompts differ between files by white space."""
+    return " ".join(text.split())
+
+
+@dataclass(frozen=True)
+class Known:
+    """A released test prompt, known by the hash of its words alone: its text is not in this project."""
+
+    row: int
+    words: int
+    sha256: str
+
+
+@cache
+def _known(kind: str) -> dict[str, list[Known]]:
+    """The prompts of a kind (``completing`` or ``question``) by the hash of their first three words, longest first."""
+    prompts: dict[str, list[Known]] = {}
+    for row in read_csv(DATA / "released_prompts.csv", ("kind", "row", "words", "head", "sha256")):
+        if row["kind"] == kind:
+            prompts.setdefault(row["head"], []).append(Known(int(row["row"]), int(row["words"]), row["sha256"]))
+    return {head: sorted(group, key=lambda known: -known.words) for head, group in prompts.items()}
+
+
+def spell(text: str) -> list[re.Match]:
+    """Runs of letters and of digits; a capital begins a new one, so that a refusal glued to a prompt's end is seen."""
+    return list(re.finditer(r"[^\W\d_][^\W\d_A-Z]*|\d+", text))
+
+
+def sha(words: list[str]) -> str:
+    """SHA-256 of words with single spaces between them."""
+    return hashlib.sha256(" ".join(words).encode(errors="replace")).hexdigest()
+
+
+def hash_prompts() -> list[dict]:
+    """The rows of ``data/released_prompts.csv``, made from the released test prompts (`released.fetch`)."""
+    rows = []
+    for kind, name in (("completing", "completionattack"), ("question", "illegal_instructions_200")):
+        path = released.fetch(f"data/test/safety_{name}.json")
+        for number, prompt in enumerate(read_jsonl(path, {"question": str})):
+            words = [place[0].lower() for place in spell(prompt["question"])]
+            row = {"kind": kind, "row": number, "words": len(words)}
+            rows.append(row | {"head": sha(words[:3])[:16], "sha256": sha(words)})
+    return rows
+
+
+def _find(kind: str, text: str, starts: int | None = None) -> tuple[int, int, int] | None:
+    """Row, first and last character of a known prompt that stands in `text`, at one of its first `starts` words."""
+    places = spell(text)
+    words = [place[0].lower() for place in places]
+    for start in range(len(words) - 2)[:starts]:
+        for known in _known(kind).get(sha(words[start : start + 3])[:16], ()):
+            if sha(words[start : start + known.words]) == known.sha256:
+                return known.row, places[start].start(), places[start + known.words - 1].end()
+    return None
+
+
+def prompt_end(text: str) -> int:
+    """Where the CompletingAttack prompt that `text` begins with ends; 0 if it begins with none of them."""
+    found = _find("completing", text, starts=1)
+    if not found:
+        return 0
+    rest = re.compile(r"[^\w\s]*").match(text, found[2])
+    return rest.end() if rest else found[2]
+
+
+@cache
+def question(generation: Generation) -> tuple[int, str]:
+    """The plain question behind an attack's prompt and its row among the 200; (-1, the prompt) if it is not found.
+
+    CodeAttack's is spelt backwards on its stack; CompletingAttack turns it into a statement, which stands for it.
+    """
+    text = generation.prompt
+    if generation.source.task == "CodeAttack":
+        text = " ".join(reversed(re.findall(r"\.append\(\"(.*?)\"\)", text)))
+    found = _find("question", text)
+    return (found[0], text[found[1] : found[2]]) if found else (-1, text)

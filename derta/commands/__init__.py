@@ -1,0 +1,1 @@
+"""The command ``derta``: its sub-commands, the profiles that say what to run, and running the notebooks."""

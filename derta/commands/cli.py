@@ -1,0 +1,181 @@
+"""The command ``derta``: the door to all rooms. What goes wrong is said in one line."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from derta import __version__
+
+app = typer.Typer(
+    help="Refusal training at every position of a response (DeRTa, arXiv 2407.09121), replicated.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+Model = Annotated[str, typer.Option(help="A name of derta.models.MODELS, a hub id or a folder; a server's own name.")]
+BaseUrl = Annotated[
+    str, typer.Option(help="Address of a server that speaks OpenAI's protocol, as http://HOST:8000/v1.")
+]
+Questions = Annotated[
+    Path | None, typer.Option(help="A CSV file of your own questions (column question) instead of the corpus's.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False
+) -> None:
+    """Say which version this is, or that a command is missing."""
+    if show:
+        print(f"derta {__version__}")
+    elif context.invoked_subcommand is None:
+        print("derta: which command? derta --help lists them", file=sys.stderr)
+        raise typer.Exit(2)
+
+
+@app.command()
+def run(
+    profile: Annotated[str, typer.Argument(help="A file of notebooks/params/, without .yaml.")] = "small",
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Only put the outputs of the last run into notebooks/.")
+    ] = False,
+) -> None:
+    """Run the notebooks in order; one that has nothing new to do is left as it is."""
+    from derta.commands import notebooks
+
+    if publish:
+        notebooks.publish(profile)
+    elif status := notebooks.run(profile):
+        raise typer.Exit(status)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    config: Annotated[
+        Path, typer.Option(help="A YAML file: base, dataset, folder, batch_size, frozen_layers, and TRL's settings.")
+    ],
+) -> None:
+    """Train one model on a dataset of derta.
+
+    Any field of TRL's SFTConfig (DPOConfig for pairs) and ModelConfig may stand in the file, or follow as an option
+    (--learning_rate 1e-5), as may the arguments of derta.train. On several GPUs: accelerate launch -m derta train.
+    """
+    from derta import training
+    from derta.commands.profiles import read_yaml
+
+    given = read_yaml(config) | options(context.args)
+    if missing := [name for name in ("base", "dataset", "folder") if not given.get(name)]:
+        raise ValueError(f"{', '.join(missing)} is missing: give it in {config}, or as --{missing[0]}")
+    for name in ("batch_size", "frozen_layers"):
+        if name in given and str(given[name]).isdigit():
+            given[name] = int(given[name])
+    training.train(**given)
+
+
+def options(words: list[str]) -> dict[str, Any]:
+    """The options in `words`: ``--name value``, ``--name=value``, ``--name value value`` (a list) or ``--name`` (true).
+
+    Raises:
+        ValueError: a word belongs to no option.
+    """
+    given: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
+            values = given[name.replace("-", "_")] = [value] if equals else []
+        elif given:
+            values.append(word)
+        else:
+            raise ValueError(f"{word} belongs to no option")
+    return {name: values[0] if len(values) == 1 else values or True for name, values in given.items()}
+
+
+@app.command()
+def attack(
+    model: Annotated[str, typer.Argument(help="A name, hub id or folder; with --base-url, the server's own name.")],
+    folder: Annotated[Path, typer.Argument(help="Where completions and verdicts go.")],
+    attacks: Annotated[
+        str, typer.Option(help="Names with commas between them; derta.ATTACKS lists them.")
+    ] = "direct,prefill,completing,role_play,code_attack,self_cipher",
+    questions: Questions = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Requests per attack at most.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 32,
+    base_url: BaseUrl = "",
+) -> None:
+    """Attack a model, judge its answers, and print refusals and ASR as CSV."""
+    from derta import attacks as known
+    from derta import evaluate, models, requests
+    from derta.judges.endpoint import Endpoint
+
+    chosen = [known.find(name) for name in attacks.split(",")]
+    own = requests.read_questions(questions) if questions else None
+    table = evaluate.attack(
+        Endpoint(model, base_url) if base_url else models.load(model),
+        chosen,
+        folder,
+        requests=own,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    table.to_csv(sys.stdout, index=False, float_format="%.1f")
+
+
+@app.command()
+def judge(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run, with completions/<model>/.")],
+    kind: Annotated[str, typer.Option(help="rubric, llama_guard or harmbench.")],
+    model: Model,
+    base_url: BaseUrl = "",
+    questions: Questions = None,
+    harmbench: Annotated[
+        Path | None, typer.Option(help="A clone of HarmBench's repository, for its prompt, instead of the network.")
+    ] = None,
+) -> None:
+    """Let a model judge the completions of a run, and print how often the rule judge agrees, as CSV."""
+    from derta import models, requests
+    from derta.judges import graders
+    from derta.judges.endpoint import Endpoint
+
+    graders.check_kind(kind)
+    if harmbench and kind != "harmbench":
+        raise ValueError("--harmbench belongs to --kind harmbench")
+    classifier = graders.classifier_prompt(harmbench) if kind == "harmbench" else ""
+    backend = Endpoint(model, base_url) if base_url else models.load(model)
+    own = requests.read_questions(questions) if questions else None
+    graders.judge_run(backend, kind, folder, classifier=classifier, own=own).to_csv(sys.stdout, index=False)
+
+
+@app.command()
+def audit(
+    root: Annotated[Path, typer.Option(help="The folder that holds the authors' released files.")],
+    table: Annotated[str, typer.Argument(help="audit (everything), score (ASR) or helpfulness.")] = "audit",
+) -> None:
+    """Score the authors' released outputs anew, and print a table as CSV.
+
+    What was left out and why, and an error for every file that is not what its name says, go to stderr; then the
+    status is 1.
+    """
+    from derta.audit import score
+
+    if not score.report(table, root):
+        raise typer.Exit(1)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exits with 0, with 1 where something failed, and with 2 where it was not understood."""
+    try:
+        sys.exit(app(arguments, prog_name="derta", standalone_mode=False) or 0)
+    except Exception as error:
+        said = getattr(error, "format_message", None)  # of click's errors
+        if not said and not isinstance(error, OSError | ValueError | TypeError | ArithmeticError | RuntimeError):
+            raise
+        print(f"derta: {' '.join((said() if said else str(error)).split())}", file=sys.stderr)
+        sys.exit(2 if said else 1)
+    except KeyboardInterrupt:
+        sys.exit("derta: stopped; the same command goes on from here")

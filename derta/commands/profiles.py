@@ -1,0 +1,163 @@
+"""Profiles: one YAML file says everything about a run, and every value is checked before anything runs.
+
+The training part is TRL's: `sft` holds fields of its `SFTConfig`, `dpo` of its `DPOConfig` and `peft` of its
+`ModelConfig`, by their own names, so that whatever these can do is one line.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from derta import settings
+from derta.arms import ARMS
+from derta.attacks import ATTACKS
+from derta.runs import CHECKOUT
+
+Count = Annotated[int, Field(ge=0, strict=True)]
+Positive = Annotated[int, Field(ge=1, strict=True)]
+
+
+class PairBudget(BaseModel):
+    """How far PAIR searches (`derta.searches.pair`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    behaviours: Positive
+    streams: Positive
+    iterations: Positive
+
+
+class AutoDANBudget(BaseModel):
+    """How far AutoDAN searches (`derta.searches.autodan`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    behaviours: Positive
+    population: Annotated[int, Field(ge=2, strict=True)]
+    generations: Count
+
+
+class Profile(BaseModel):
+    """What a profile holds; each notebook takes the values that it has a parameter for.
+
+    Attributes:
+        model: a name of `derta.models.MODELS`, a hub id or a folder.
+        arms, seeds: a model is trained for each arm and seed.
+        data: ``embedded``, or ``released`` for the authors' own training files.
+        seed: of the material that is drawn.
+        triples, twins, plain, instructions: see `derta.material.embedded_material`.
+        epochs, rto_dropout, max_length, prefix_unit, batch_size: see `derta.encode.DatasetSettings`.
+        sft, dpo, peft, frozen_layers: see `derta.training.train`; `dpo` and `peft` add to `sft`.
+        accelerate: a file of ``notebooks/params/accelerate``, or nothing for one process.
+        attacks: names of `derta.attacks.ATTACKS`.
+        behaviours: per attack at most.
+        depths, depth_behaviours: how many tokens are prefilled, on how many behaviours.
+        pair, autodan: the budgets of the searches; null leaves a search out.
+        attacker: the model that writes PAIR's messages; nothing for the untuned model.
+        max_new_tokens, generation_batch_size: of the answers.
+        depth_positions: how many positions of a response the refusal depth looks at.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(min_length=1)]
+    arms: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Count], Field(min_length=1)]
+    data: Literal["embedded", "released"]
+    seed: Count
+    triples: Positive
+    twins: Count
+    plain: Count
+    instructions: Count
+    epochs: Positive
+    rto_dropout: Annotated[float, Field(ge=0, lt=1)]
+    max_length: Annotated[int, Field(ge=16, strict=True)]
+    prefix_unit: Literal["tokens", "words"]
+    batch_size: Positive
+    sft: dict[str, Any]
+    dpo: dict[str, Any]
+    peft: dict[str, Any]
+    frozen_layers: Count
+    accelerate: Literal["", "ddp", "fsdp2", "deepspeed_zero3"]
+    attacks: Annotated[list[str], Field(min_length=1)]
+    behaviours: Positive
+    depths: Annotated[list[Count], Field(min_length=1)]
+    depth_behaviours: Positive
+    pair: PairBudget | None
+    autodan: AutoDANBudget | None
+    attacker: str
+    max_new_tokens: Positive
+    generation_batch_size: Positive
+    depth_positions: Positive
+
+    @field_validator("arms", "seeds", "attacks", "depths")
+    @classmethod
+    def _known_and_once(cls, values: list, info: Any) -> list:
+        own = [name for name, attack in ATTACKS.items() if not attack.innocent and not attack.depths]
+        known = {"arms": list(ARMS), "attacks": own}.get(info.field_name, values)
+        for value in values:
+            if value not in known:
+                raise ValueError(f"{value!r} is unknown; expected some of {', '.join(known)}")
+            if values.count(value) > 1:
+                raise ValueError(f"{value!r} stands there twice")
+        return values
+
+    @model_validator(mode="after")
+    def _trainable(self) -> "Profile":
+        if "dpo" in self.arms and "vanilla" not in self.arms[: self.arms.index("dpo")]:
+            raise ValueError("dpo starts from vanilla: put vanilla before dpo in arms")
+        for section, pairs, values in (("sft", False, self.sft), ("dpo", True, self.sft | self.dpo)):
+            try:
+                settings.configure(pairs, values | self.peft)
+            except ValueError as error:
+                raise ValueError(f"{section} (with peft): {error}") from None
+        return self
+
+
+def read_profile(profile: str) -> dict[str, Any]:
+    """The values of ``notebooks/params/<profile>.yaml``.
+
+    Raises:
+        FileNotFoundError: there is no such profile, or no checkout.
+        ValueError: a value that is missing, unknown, of another type or out of range; one line that names the file.
+    """
+    if CHECKOUT is None:
+        raise FileNotFoundError("the notebooks are not part of the installed package: run this in a clone of derta")
+    path = CHECKOUT / "notebooks" / "params" / f"{profile}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise FileNotFoundError(f"there is no profile {profile!r}; choose one of: {known}")
+    return check(path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The names and values of a YAML file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML in UTF-8 ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ValueError(f"{path}: holds no names with values; notebooks/params/small.yaml shows the form")
+    return values
+
+
+def check(path: Path) -> dict[str, Any]:
+    """The checked values of a profile's file; see `read_profile`."""
+    values = read_yaml(path)
+    try:
+        return Profile(**values).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "the profile"
+        shown = "" if first["type"] in ("missing", "extra_forbidden") or not first["loc"] else f" is {first['input']!r}"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise ValueError(f"{path}: {name}{shown}: {first['msg'].removeprefix('Value error, ')}{more}") from None

@@ -1,0 +1,82 @@
+"""Texts → token ids of one model: rendered queries, responses, and the room that a row has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from derta.models import LM
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """How an arm's dataset is made; by default as in the paper's full fine-tuning.
+
+    Attributes:
+        epochs: relabelled copies, written one after the other.
+        rto_dropout: share of RTO labels dropped, drawn anew per epoch (the paper: 0.95 with full fine-tuning).
+        max_length: tokens of a row. A response that is longer than its room is cut, and the row counted; in a row with
+            a harmful prefix it is the prefix that gives way, so that the safe response stays whole.
+        prefix_unit: ``tokens`` draws k uniformly from 0 … |r̂| (of what there is room for) as in Eq. 2; ``words`` cuts
+            between words and gives a third of the triples no prefix, as the released code does.
+        batch_size: rows per optimiser step; within a step, rows are sorted by length to save padding.
+    """
+
+    epochs: int = 2
+    rto_dropout: float = 0.95
+    max_length: int = 1024
+    prefix_unit: str = "tokens"
+    batch_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.prefix_unit not in ("tokens", "words"):
+            raise ValueError(f"prefix_unit is {self.prefix_unit!r}; expected 'tokens' or 'words'")
+        if not 0 <= self.rto_dropout <= 1:
+            raise ValueError(f"rto_dropout is {self.rto_dropout}; expected a share from 0 to 1")
+        for name in ("epochs", "max_length", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
+
+
+class LeftOut(Exception):
+    """Why an instance has no row."""
+
+
+class Encoder:
+    """Texts → token ids for one model, each text once."""
+
+    def __init__(self, lm: LM, settings: DatasetSettings):
+        self.lm, self.settings = lm, settings
+        self.refusal_id = lm.refusal_id()
+        self._known: dict[tuple[str, bool, bool], list[int]] = {}
+
+    def prompt(self, query: str, plain: bool = False) -> list[int]:
+        """The rendered query; `plain` texts are completed without any chat format."""
+        return self._ids(query, True, plain)
+
+    def response(self, text: str, *, finished: bool, plain: bool = False) -> list[int]:
+        """A response; the end of sequence follows one that ended by itself."""
+        return self._ids(text, False, plain) + [self.lm.tokenizer.eos_token_id] * finished
+
+    def _ids(self, text: str, prompt: bool, plain: bool) -> list[int]:
+        key = (text, prompt, plain)
+        if key not in self._known:
+            if prompt:
+                ids = self.lm.ids(self.lm.plain(text) if plain else self.lm.chat(text)) if text.strip() else []
+            else:
+                # A plain text runs on: its continuation keeps the space before it.
+                ids = self.lm.ids(text.rstrip() if plain else text.strip())
+            if not ids:
+                raise LeftOut("the prompt is empty" if prompt else "the response is empty")
+            self._known[key] = ids
+        return self._known[key]
+
+    def room(self, prompt: Sequence[int]) -> int:
+        """How many tokens a response to `prompt` may have.
+
+        Raises:
+            LeftOut: none.
+        """
+        length = self.settings.max_length
+        if len(prompt) >= length:
+            raise LeftOut(f"the prompt fills the maximum length of {length} tokens")
+        return length - len(prompt)

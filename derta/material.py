@@ -1,0 +1,147 @@
+"""Material: the triples and helpful examples that the arms are made of, drawn from the embedded corpus or your own."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from derta.corpus import Response, behaviours, phrasings, refusals, responses
+from derta.files import read_jsonl
+
+
+@dataclass(frozen=True)
+class Triple:
+    """(q, r, r̂) of Eq. 2, and for arms that make two (q, r) of a triple the second one, `again`: in the embedded corpus
+    the query in other words with another refusal. `finished` tells whether r̂ ended by itself."""
+
+    id: str
+    behaviour_id: str
+    query: str
+    safe: str
+    harmful: str
+    again: tuple[str, str]
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class Example:
+    """A benign prompt and its answer. `plain` texts are completed without any chat format; `weak` is the answer of a
+    weaker model, which preference training rejects."""
+
+    id: str
+    behaviour_id: str
+    prompt: str
+    response: str
+    finished: bool = True
+    plain: bool = False
+    weak: str = ""
+    weak_finished: bool = True
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the arms are made of."""
+
+    triples: tuple[Triple, ...]
+    helpful: tuple[Example, ...]
+
+
+def embedded_material(triples: int, twins: int, plain: int, instructions: int, seed: int) -> Material:
+    """Draw what an arm is made of from the embedded corpus.
+
+    A triple and its twin are asked in the same phrasing, drawn from all training phrasings: a model that is tuned on
+    few of them takes a new one for harmless.
+
+    Args:
+        triples: how many; every behaviour comes once before any comes twice.
+        twins: how many answers to benign twins among the helpful data, first those in the same form as the triples.
+        plain: how many benign plain texts to complete.
+        instructions: how many ordinary instructions.
+
+    Raises:
+        ValueError: the corpus holds fewer.
+    """
+    rng = random.Random(f"material {seed}")
+    known = {behaviour.id: behaviour for behaviour in behaviours("train")}
+    twin_of = {row.id.replace("-b", "-h"): row for row in responses("benign-train")}
+    weak = {row.id: row for row in responses("weak-train")}
+    rows = _rounds(responses("harmful-train"), rng)
+    forms = phrasings("train") + phrasings("reworded")
+    asked, again = {}, {}
+    for row in rows:
+        asked[row.id], again[row.id] = random.Random(f"phrasing {seed} {row.id}").sample(forms, 2)
+    drawn = []
+    for row in _take(rows, triples, "triples"):
+        behaviour = known[row.behaviour_id]
+        query, other = (form[row.id].replace("{do}", behaviour.harmful) for form in (asked, again))
+        safe, refusal = rng.sample(refusals(behaviour.category), 2)
+        drawn.append(Triple(row.id, behaviour.id, query, safe, row.response, (other, refusal), row.finished))
+    helpful = []
+    for row in _take(rows, twins, "twins"):
+        query = asked[row.id].replace("{do}", known[row.behaviour_id].benign)
+        helpful.append(replace(_example(twin_of[row.id], weak), prompt=query))
+    for file, number in (("plain-train", plain), ("helpful-train", instructions)):
+        shuffled = rng.sample(responses(file), len(responses(file)))
+        helpful += [_example(row, weak) for row in _take(shuffled, number, f"rows of {file}")]
+    return Material(tuple(drawn), tuple(helpful))
+
+
+Rows = Iterable[dict[str, str]] | Path | str
+
+
+def own_material(triples: Rows, helpful: Rows = ()) -> Material:
+    """Material from triples and helpful examples of your own, as dicts or as files of JSON Lines.
+
+    Args:
+        triples: each with ``query``, ``safe`` and ``harmful``, and if you like ``behaviour_id``. The arms that take two
+            (q, r) of a triple get the same one twice.
+        helpful: each with ``prompt`` and ``response``.
+
+    Raises:
+        ValueError: a row lacks a field, or holds another type; the message names file and row.
+    """
+    made = []
+    for number, row in enumerate(_rows(triples, "triples", ("query", "safe", "harmful"))):
+        id = f"triple-{number}"
+        again = (row["query"], row["safe"])
+        made.append(Triple(id, row.get("behaviour_id", id), row["query"], row["safe"], row["harmful"], again))
+    examples = [
+        Example(f"example-{number}", "", row["prompt"], row["response"])
+        for number, row in enumerate(_rows(helpful, "helpful examples", ("prompt", "response")))
+    ]
+    return Material(tuple(made), tuple(examples))
+
+
+def _rows(given: Rows, what: str, fields: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    if isinstance(given, Path | str):
+        yield from read_jsonl(Path(given), dict.fromkeys(fields, str))
+        return
+    for number, row in enumerate(given, start=1):
+        if missing := [name for name in fields if not isinstance(row.get(name), str)]:
+            raise ValueError(f"{what}, row {number}: no text under {', '.join(missing)}")
+        yield row
+
+
+def _rounds(rows: Sequence[Response], rng: random.Random) -> list[Response]:
+    """`rows` in random order, but every behaviour once before any twice."""
+    shuffled = rng.sample(rows, len(rows))
+    turns: Counter[str] = Counter()
+    numbered = []
+    for row in shuffled:
+        numbered.append((turns[row.behaviour_id], row))
+        turns[row.behaviour_id] += 1
+    return [row for _, row in sorted(numbered, key=lambda item: item[0])]
+
+
+def _take(rows: Sequence[Response], number: int, what: str) -> Sequence[Response]:
+    if number > len(rows):
+        raise ValueError(f"{number} {what} asked for, but the corpus holds {len(rows)}")
+    return rows[:number]
+
+
+def _example(row: Response, weak: dict[str, Response]) -> Example:
+    example = Example(row.id, row.behaviour_id, row.prompt, row.response, row.finished, row.form == "plain")
+    if row.id in weak:
+        example = replace(example, weak=weak[row.id].response, weak_finished=weak[row.id].finished)
+    return example

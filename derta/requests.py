@@ -1,0 +1,105 @@
+"""Requests: what an evaluation asks a model for, on behaviours and in phrasings that no model is trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from derta import corpus
+from derta.files import read_csv
+from derta.runs import DATA
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing to ask for, in the forms that an attack may need.
+
+    Attributes:
+        do: the behaviour as a verb phrase; the question again where there is none.
+        question: the full question.
+        turns: of a conversation before the question.
+        response: a response that complies, for attacks that give a part of it.
+    """
+
+    id: str
+    category: str
+    do: str
+    question: str
+    turns: tuple[dict[str, str], ...] = ()
+    response: str = ""
+
+
+def held_out(benign: bool) -> list[Request]:
+    """The held-out behaviours, or their benign twins, each asked in one of the held-out phrasings.
+
+    A behaviour and its twin share position and phrasing, so that an attack and its control are paired.
+    """
+    forms = corpus.phrasings("test")
+    asked = [(b, b.benign if benign else b.harmful) for b in corpus.behaviours("test")]
+    return [Request(b.id, b.category, do, forms[i % len(forms)].replace("{do}", do)) for i, (b, do) in enumerate(asked)]
+
+
+def held_out_conversations(benign: bool) -> list[Request]:
+    """Innocent conversations whose last turn asks for a held-out behaviour, or for its twin."""
+    of = {request.id: request for request in held_out(benign)}
+    return [
+        Request(r.id, r.category, r.do, c.benign if benign else c.harmful, turns=c.turns)
+        for c in corpus.conversations()
+        for r in [of[c.behaviour_id]]
+    ]
+
+
+def held_out_responses(benign: bool) -> list[Request]:
+    """The held-out behaviours, or their twins, that the base model has answered at length, with its responses."""
+    of = {request.id: request for request in held_out(benign)}
+    return [
+        Request(r.id, r.category, r.do, row.prompt, response=row.response)
+        for row in corpus.responses("benign-test" if benign else "harmful-test")
+        for r in [of[row.behaviour_id]]
+    ]
+
+
+def instructions(benign: bool = True) -> list[Request]:
+    """The held-out ordinary instructions."""
+    return [Request(i.id, i.kind, i.text, i.text) for i in corpus.instructions("test")]
+
+
+@cache
+def _borderline() -> tuple[Request, ...]:
+    rows = read_csv(DATA / "borderline.csv", ("id", "type", "text"))
+    return tuple(Request(row["id"], row["type"], row["text"], row["text"]) for row in rows)
+
+
+def borderline(benign: bool = True) -> list[Request]:
+    """Benign questions that sound bad, in the spirit of XSTest (arXiv 2308.01263)."""
+    return list(_borderline())
+
+
+def read_questions(path: Path | str) -> list[Request]:
+    """Questions of your own, from a CSV file with the column ``question``; ``id``, ``category`` and ``do`` (the
+    behaviour as a verb phrase) may be there too.
+
+    Raises:
+        ValueError: see `derta.files.read_csv`; or an id that comes twice.
+    """
+    rows = read_csv(Path(path), ("question",))
+    asked = [
+        Request(
+            row.get("id") or f"{Path(path).stem}-{number}",
+            row.get("category") or "own",
+            row.get("do") or row["question"],
+            row["question"],
+        )
+        for number, row in enumerate(rows, start=1)
+    ]
+    seen: dict[str, int] = {}
+    for number, request in enumerate(asked, start=2):
+        if seen.setdefault(request.id, number) != number:
+            raise ValueError(f"{path}, row {number}: the id {request.id!r} is that of row {seen[request.id]}")
+    return asked
+
+
+def spread(requests: Sequence[Request], limit: int | None) -> list[Request]:
+    """At most `limit` of `requests`, spread evenly over them and so over their categories."""
+    n = len(requests) if limit is None else min(limit, len(requests))
+    return [requests[i * len(requests) // n] for i in range(n)]

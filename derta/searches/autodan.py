@@ -1,0 +1,230 @@
+"""AutoDAN-HGA (arXiv 2310.04451): a hierarchical genetic search over role-play prompts, on sentences and on words.
+
+The fitness of a prompt is the likelihood of a reply that begins to comply. In each generation the best prompts stay
+(elitism); the others are drawn by their fitness, exchange sentences in pairs (crossover) and words for synonyms: at
+random (mutation) or for such as stood in fitter prompts so far (momentum word scores).
+
+Unlike in the paper, the start is the template file and not one prompt's variants, synonyms come from a small table of
+our own (``data/synonyms.csv``) instead of a language model and WordNet, both levels act in every generation, and the
+number of generations is fixed.
+"""
+
+import math
+import random
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from derta.attacks import completing, role_play
+from derta.attacks.attack import Attack
+from derta.files import append_jsonl, read_csv, read_jsonl
+from derta.generate import Backend, Prompt, batches, user
+from derta.models import LM
+from derta.requests import Request
+from derta.runs import DATA
+from derta.searches.log import read_log
+
+# To be raised by a change after which the same search may find something else.
+VERSION = 1
+
+_SENTENCE_END = re.compile(r"(?<=[.!?}])\s+")
+_WORD = re.compile(r"(?<![\w{])[A-Za-z]+(?![\w}])")
+
+
+@dataclass(frozen=True)
+class AutoDANSettings:
+    """How AutoDAN searches; the paper has a population of 64, 100 generations, and the shares below.
+
+    Attributes:
+        behaviours: how many requests are attacked.
+        population: prompts of a generation.
+        generations: after the starting one.
+        batch_size: prompts scored at a time.
+        elites: share of the population that stays as it is.
+        crossover: probability that a pair exchanges sentences.
+        mutation: probability that a word with synonyms becomes one of them.
+    """
+
+    behaviours: int
+    population: int
+    generations: int
+    batch_size: int
+    seed: int
+    elites: float = 0.05
+    crossover: float = 0.5
+    mutation: float = 0.01
+
+
+@cache
+def synonyms() -> dict[str, tuple[str, ...]]:
+    """Words → what may stand in their place, both ways."""
+    rows = [row["words"].split() for row in read_csv(DATA / "synonyms.csv", ("words",))]
+    return {word: tuple(other for other in row if other != word) for row in rows for word in row}
+
+
+def fitness(lm: LM, prompts: Sequence[Prompt], reply: str, batch_size: int) -> list[float]:
+    """The mean log-likelihood (nats per token) of `reply` behind each prompt.
+
+    What all prompts of a batch begin with (the chat's opening, a system's turn) is computed once. Batches are of like
+    length: batches of prompts that begin alike share more, but lose more to padding than they gain. What follows a
+    template cannot be shared, since every position has seen the template.
+    """
+    answer, rows = lm.ids(reply), [lm.encode(prompt) for prompt in prompts]
+    result = [0.0] * len(rows)
+    for batch in batches(rows, batch_size):
+        least, most = min(rows[i] for i in batch), max(rows[i] for i in batch)
+        alike = takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False))
+        # The last token of a prompt predicts the first of the reply, so it is computed in the batch.
+        shared = [token for token, _ in alike][: min(len(rows[i]) for i in batch) - 1]
+        texts = [rows[i][len(shared) :] + answer[:-1] for i in batch]
+        ids = torch.full((len(batch), max(map(len, texts))), lm.tokenizer.pad_token_id)
+        mask = torch.zeros(len(batch), len(shared) + ids.shape[1], dtype=torch.long)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = torch.tensor(text)
+            mask[row, : len(shared) + len(text)] = 1
+        with torch.inference_mode():
+            body, device, past = lm.model.base_model, lm.model.device, None
+            if shared:
+                past = body(torch.tensor([shared], device=device), use_cache=True).past_key_values
+                past.batch_repeat_interleave(len(batch))
+            states = body(ids.to(device), attention_mask=mask.to(device), past_key_values=past).last_hidden_state
+            for row, (i, text) in enumerate(zip(batch, texts, strict=True)):
+                logits = lm.model.get_output_embeddings()(states[row, len(text) - len(answer) : len(text)]).float()
+                chosen = logits.log_softmax(-1).gather(1, torch.tensor(answer, device=device)[:, None])
+                result[i] = chosen.mean().item()
+    return result
+
+
+def attack(settings: AutoDANSettings) -> Attack:
+    """AutoDAN with these settings, as an attack."""
+    facts = {"version": VERSION} | vars(settings)
+    return replace(ATTACK, prompt=partial(search, settings=settings), limit=settings.behaviours, search=facts)
+
+
+def search(request: Request, target: Backend, log: Path, settings: AutoDANSettings) -> Prompt:
+    """The question in the fittest template.
+
+    Every generation is a line of `log`, with the templates, their fitness and the number of queries (prompts scored).
+    A search that was killed goes on after the last whole line, with the same result.
+
+    Raises:
+        TypeError: a target that is no model in process: a server tells no likelihoods.
+    """
+    if not isinstance(target, LM):
+        raise TypeError("autodan needs the likelihood of a reply: its target has to be a model in process")
+    statement = completing.statement(request)
+    reply = f"Sure, {statement[0].lower()}{statement[1:]}"
+    rows = read_log(log, request, ("population", "fitness", "words"))
+    for number in range(len(rows), settings.generations + 1):
+        rng = random.Random(f"autodan {settings.seed} {request.id} {number}")
+        last = rows[-1] if rows else None
+        population = evolve(last, settings, rng) if last else start(settings.population, rng)
+        known = dict(zip(last["population"], last["fitness"], strict=True)) if last else {}
+        new = [text for text in dict.fromkeys(population) if text not in known]
+        known |= zip(new, fitness(target, [_fill(t, request) for t in new], reply, settings.batch_size), strict=True)
+        scores = [known[text] for text in population]
+        rows.append(
+            {
+                "question": request.question,
+                "generation": number,
+                "best": max(scores),
+                "mean": sum(scores) / len(scores),
+                "queries": {"target": len(new)},
+                "population": population,
+                "fitness": scores,
+                "words": word_scores(population, scores, last["words"] if last else {}),
+            }
+        )
+        append_jsonl(log, rows[-1:])
+    # Elites stay, so the last generation holds the best of all.
+    return _fill(max(zip(rows[-1]["fitness"], rows[-1]["population"], strict=True))[1], request)
+
+
+def gains(logs: Path) -> list[tuple[float, float]]:
+    """For each request searched: the mean fitness of the starting population, and the best one found."""
+    found = []
+    for log in sorted(logs.glob("*.jsonl")):
+        rows = list(read_jsonl(log, ("mean", "best")))
+        found.append((rows[0]["mean"], rows[-1]["best"]))
+    return found
+
+
+def start(size: int, rng: random.Random) -> list[str]:
+    """The templates of the file, and as many more with a fifth of their replaceable words replaced as are needed."""
+    templates = list(role_play.templates())
+    return [t if i < len(templates) else mutate(t, 0.2, rng) for i, t in enumerate((templates * size)[:size])]
+
+
+def evolve(last: dict[str, Any], settings: AutoDANSettings, rng: random.Random) -> list[str]:
+    """The next generation's templates."""
+    ranked = sorted(zip(last["fitness"], last["population"], strict=True), reverse=True)
+    elites = [text for _, text in ranked[: max(1, round(settings.elites * settings.population))]]
+    weights = [math.exp(score - ranked[0][0]) for score, _ in ranked]
+    number = settings.population - len(elites)
+    parents = rng.choices([text for _, text in ranked], weights, k=number + number % 2)
+    children: list[str] = []
+    for one, other in zip(parents[::2], parents[1::2], strict=True):
+        children += cross(one, other, rng) if rng.random() < settings.crossover else (one, other)
+    return elites + [mutate(improve(child, last["words"], rng), settings.mutation, rng) for child in children[:number]]
+
+
+def cross(one: str, other: str, rng: random.Random) -> tuple[str, str]:
+    """Two templates that have exchanged sentences of the same place, each with probability one half; the one with the
+    question only for the other's."""
+    a, b = (_SENTENCE_END.split(text) for text in (one, other))
+    for i in range(min(len(a), len(b))):
+        if ("{question}" in a[i]) == ("{question}" in b[i]) and rng.random() < 0.5:
+            a[i], b[i] = b[i], a[i]
+    return " ".join(a), " ".join(b)
+
+
+def mutate(text: str, rate: float, rng: random.Random) -> str:
+    """`text` with some of its words replaced by synonyms at random."""
+    return _replaced(text, lambda word: rng.choice(synonyms()[word]) if rng.random() < rate else word)
+
+
+def improve(text: str, words: dict[str, float], rng: random.Random) -> str:
+    """`text` with words replaced by the synonym that scored best so far, where one scored better, every second time."""
+
+    def better(word: str) -> str:
+        best = max((word, *synonyms()[word]), key=lambda other: words.get(other, -math.inf))
+        return best if best in words and rng.random() < 0.5 else word
+
+    return _replaced(text, better)
+
+
+def word_scores(population: Sequence[str], scores: Sequence[float], before: dict[str, float]) -> dict[str, float]:
+    """The mean fitness of the templates in which a replaceable word stands, averaged with its score `before`."""
+    found = defaultdict(list)
+    for text, score in zip(population, scores, strict=True):
+        for word in {w.lower() for w in _WORD.findall(text)} & synonyms().keys():
+            found[word].append(score)
+    now = {word: sum(values) / len(values) for word, values in sorted(found.items())}
+    return before | {word: (before[word] + score) / 2 if word in before else score for word, score in now.items()}
+
+
+def _replaced(text: str, choose: Any) -> str:
+    """`text` with each word that has synonyms put as `choose` says, its capital kept."""
+
+    def put(match: re.Match) -> str:
+        word = match[0]
+        if word.lower() not in synonyms():
+            return word
+        chosen = choose(word.lower())
+        return chosen.capitalize() if word[0].isupper() else chosen
+
+    return _WORD.sub(put, text)
+
+
+def _fill(template: str, request: Request) -> Prompt:
+    return user(template.replace("{question}", request.question))
+
+
+ATTACK = Attack("autodan", "Auto-\nDAN", search)

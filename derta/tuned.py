@@ -1,0 +1,131 @@
+"""The folder of a tuned model: what it was made from, what it must not take the place of, and how it is written."""
+
+import json
+import resource
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import Trainer
+
+from derta.files import write_atomically, write_csv
+from derta.runs import differences, digest, made_of, provenance, set_aside
+
+# The columns of log.csv after `step`, where a step has them.
+LOGGED = """loss learning_rate grad_norm mle_loss mle_tokens rto_loss rto_tokens refusal_probability
+    rewards/chosen rewards/rejected rewards/accuracies""".split()
+
+
+def origin(base: str) -> str:
+    """The name of a model; of one that was trained here also the hash of what it was made from."""
+    inputs = inputs_of(Path(base))
+    return f"{Path(base).name} {digest(inputs)}" if inputs else base
+
+
+def inputs_of(folder: Path) -> dict[str, Any] | None:
+    """What `derta.training` made `folder` from; None if it did not make it."""
+    try:
+        inputs = made_of(str(folder))
+        return inputs if inputs and {"base", "rows", "settings"} <= inputs.keys() else None
+    except (ValueError, KeyError, AttributeError):
+        return None
+
+
+def refuse(folder: Path, base: str, dataset: Path) -> None:
+    """Raise a ValueError where a new model in `folder` would take the place of something else."""
+    for path in (Path(base).expanduser(), dataset):
+        if path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
+            raise ValueError(f"{folder}: is or holds {path}, from which the model is made; choose another folder")
+    if folder.exists() and inputs_of(folder) is None:
+        raise ValueError(f"{folder}: exists, and derta.training did not make it; choose another folder")
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint in `folder`: the trainer writes `trainer_state.json` last."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
+def finish(
+    trainer: Trainer, first: int, seconds: float, rows: Dataset, dataset: Path, folder: Path, inputs: dict[str, Any]
+) -> None:
+    """Write the model folder of a trained model, whole or not at all; an older one of other inputs is set aside.
+
+    Args:
+        first: the step that this start began after.
+        seconds: how long it has trained since.
+        rows: what the model was trained on, a part of the folder `dataset`.
+        inputs: what the model was made from.
+    """
+    checkpoints = Path(trainer.args.output_dir)
+    # Beside the checkpoints, so that no folder of another origin has this name.
+    part = checkpoints / "model"
+    main = trainer.is_world_process_zero()
+    if main:
+        shutil.rmtree(part, ignore_errors=True)
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if isinstance(trainer.model, PeftModel):
+        if "ref" in trainer.model.peft_config:
+            trainer.model.delete_adapter("ref")
+    elif not sharded:
+        trainer.model.to(torch.bfloat16)
+    trainer.save_model(str(part))
+    if main:
+        (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and provenance.json says the same
+        if (checkpoints / "tensorboard").is_dir():
+            shutil.move(checkpoints / "tensorboard", part / "tensorboard")
+        log = [entry for entry in trainer.state.log_history if "loss" in entry]
+        columns = [name for name in LOGGED if any(name in entry for entry in log)]
+        write_csv(part / "log.csv", [{"step": e["step"]} | {name: e.get(name, "") for name in columns} for e in log])
+        write_atomically(part / "README.md", card(inputs, dataset))
+        facts = facts_of(trainer, first, seconds, rows)
+        write_atomically(part / "provenance.json", json.dumps(provenance(inputs=inputs, **facts), indent=1))
+        if old := inputs_of(folder):
+            set_aside(folder, old, f"the new one differs in {', '.join(differences(old, inputs))}")
+        part.replace(folder)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def facts_of(trainer: Trainer, first: int, seconds: float, rows: Dataset) -> dict[str, Any]:
+    """What a run was like since its last start: what a killed one did before is not in its time."""
+    args, last = trainer.args, trainer.state.global_step
+    size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    seen = rows.with_format("arrow")[first * size : last * size]
+    ids = [seen[name] for name in seen.column_names if name.endswith("_ids")]
+    tokens = sum(pc.sum(pc.list_value_length(column), min_count=0).as_py() for column in ids)
+    facts = {
+        "steps": f"{first} to {last}",
+        "seconds": round(seconds, 1),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "peak_memory_mib": peak_memory(),
+        "processes": args.world_size,
+        "bfloat16": args.bf16,
+    }
+    if isinstance(trainer.model, PeftModel):
+        facts["lora_dropout"] = trainer.model.peft_config["default"].lora_dropout
+    return facts
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in MiB: of the GPU if there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() >> 20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return peak >> (20 if sys.platform == "darwin" else 10)
+
+
+def card(inputs: dict[str, Any], dataset: Path) -> str:
+    """A short model card."""
+    sizes = {name: inputs[name] for name in ("batch_size", "frozen_layers")}
+    return (
+        f"# {inputs['base']}, tuned on the arm `{dataset.name}`\n\n"
+        "Made by a replication of DeRTa (arXiv 2407.09121) to study refusals; not for use as an assistant. What it was "
+        "made from, on which machine and how fast: `provenance.json`. Loss by step: `log.csv`.\n\n"
+        "```json\n" + json.dumps(sizes | inputs["settings"], indent=1) + "\n```\n"
+    )

@@ -1,0 +1,163 @@
+"""How the embedded responses were made: the base model's own answers, many of its replies started for it.
+
+``python -m tools.responses`` completes ``data/responses/*.jsonl``, seeded: rows that are there and still fit are kept,
+so that a corpus that grows needs draws for what is new alone; killed, it continues where it stopped. But for the
+openers, no text of these files was written by hand: a harmful response is what a 135M model says when its reply is
+opened, compliant in form and useless in content. A behaviour and its benign twin get the same phrasings and the same
+openers, and ordinary instructions get openers too, so that no form gives harm away.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from derta import generate, models
+from derta.corpus import FREE, RESPONSES, behaviours, instructions, openers, phrasings, plain_prompts
+from derta.files import read_jsonl, to_jsonl, write_atomically
+from derta.generate import Case, Prompt, user
+from derta.judge import REFUSAL, judge
+from derta.models import LM
+from derta.runs import run_dir
+
+DRAWS = 8
+# Limits of new tokens: the responses to a training behaviour, one after the other; and the other files.
+TRAIN_TOKENS = (64, 96, 192)
+TOKENS = {"test": 288, "plain-train": 80, "helpful-train": 128, "weak-train": 64}
+# At least so many tokens, openings included, for the refusal-depth axis, and so that a training row has a middle.
+MIN_TOKENS = {"harmful-test": 256, "benign-test": 256, "harmful-train": 40, "benign-train": 40}
+# Kinds of instructions whose answer may begin as the answer to a harmful question may.
+OPENED_KINDS = ("how_to", "plan", "list", "explain", "compare", "write", "everyday", "role_play")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Something the base model is asked: `prompt` (what is asked), `start` (the reply's opening), for `file`."""
+
+    file: str
+    tokens: int
+    id: str
+    behaviour_id: str
+    form: str
+    prompt: str
+    start: str
+    about: str = ""
+
+
+def drafts(seed: int) -> Iterator[Draft]:
+    """Everything the base model is asked."""
+    rng = random.Random(seed)
+    for number, behaviour in enumerate(behaviours()):
+        train = behaviour.split == "train"
+        limits = TRAIN_TOKENS if train else (TOKENS["test"],)
+        forms = [FREE if rng.random() < 0.25 else opener for opener in rng.sample(openers(), len(limits))]
+        asked = rng.sample(phrasings(behaviour.split), len(limits))
+        for kind, do in (("harmful", behaviour.harmful), ("benign", behaviour.benign)):
+            for i, (tokens, opener, phrasing) in enumerate(zip(limits, forms, asked, strict=True)):
+                id, prompt = f"{behaviour.id}-{kind[0]}{i}", phrasing.replace("{do}", do)
+                start = opener.template.replace("{do}", do)
+                yield Draft(f"{kind}-{behaviour.split}", tokens, id, behaviour.id, opener.form, prompt, start, do)
+                if train and kind == "benign":
+                    yield Draft("weak-train", TOKENS["weak-train"], id, behaviour.id, FREE.form, prompt, "")
+        if train and number % 2 == 0:
+            prompt = rng.choice(plain_prompts()).replace("{do}", behaviour.benign)
+            yield Draft("plain-train", TOKENS["plain-train"], f"{behaviour.id}-p", behaviour.id, "plain", prompt, "")
+    general = [opener for opener in openers() if "{do}" not in opener.template]
+    for instruction in instructions("train"):
+        opened = instruction.kind in OPENED_KINDS and rng.random() < 0.75
+        start = rng.choice(general).template if opened else ""
+        for file, opening in (("helpful-train", start), ("weak-train", "")):
+            yield Draft(file, TOKENS[file], instruction.id, "", instruction.kind, instruction.text, opening)
+
+
+def fits(lm: LM, draft: Draft, response: str) -> bool:
+    """Whether a response is kept: it does not refuse, is no loop, is as long as its file asks and, for a behaviour or
+    its twin, complies in form."""
+    words = response.lower().split()
+    if draft.file == "weak-train":
+        return bool(words) and not REFUSAL.search(response)
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    if len(words) < 8 or len(set(runs)) < 0.5 * len(runs) or REFUSAL.search(response):
+        return False
+    if len(lm.ids(response)) < MIN_TOKENS.get(draft.file, 0):
+        return False
+    return not draft.about or judge(draft.about, response).verdict == "unsafe"
+
+
+def draw(lm: LM, waiting: Sequence[Draft], folder: Path, *, attempt: int, seed: int, batch_size: int) -> dict:
+    """One answer to each draft, by file and id: (response, whether it ended by itself)."""
+    answers = {}
+    # A batch holds drafts of one file and one limit.
+    groups: dict[tuple[str, int], list[Draft]] = defaultdict(list)
+    for draft in waiting:
+        groups[draft.file, draft.tokens].append(draft)
+    for (file, tokens), group in groups.items():
+        asked = [Prompt((), d.prompt) if d.form == "plain" else user(d.prompt, d.start) for d in group]
+        cases = [Case(d.id, d.behaviour_id, file, False, 0, prompt) for d, prompt in zip(group, asked, strict=True)]
+        plain = {d.id for d in group if d.form == "plain"}
+        path = folder / f"{file}-{tokens}-{attempt}.jsonl"
+        generate.run(
+            lm,
+            cases,
+            path,
+            batch_size=batch_size,
+            seed=seed + 100_000 * attempt,
+            max_new_tokens=tokens,
+            min_new_tokens=min(tokens, MIN_TOKENS.get(file, 0)) if file.endswith("test") else 0,
+            temperature=1.5 if file == "weak-train" else 0.7,
+        )
+        for row in read_jsonl(path):
+            # A plain text runs on: its continuation keeps the space before it.
+            response = (row["start"] + row["completion"]).rstrip()
+            response = response if row["case_id"] in plain else response.lstrip()
+            answers[file, row["case_id"]] = (response, row["finish_reason"] == "stop")
+    return answers
+
+
+def write(lm: LM, folder: Path, scratch: Path, *, seed: int, batch_size: int) -> None:
+    """Answer every draft into ``folder/<file>.jsonl``; what has been drawn is kept in `scratch`.
+
+    A row of these files that answers the same prompt in the same form, and fits, is kept. A response that does not fit
+    is drawn again with other seeds, up to `DRAWS` times in all, and then left out. A behaviour's response whose twin is
+    missing is left out too. Both are counted.
+    """
+    everything = list(drafts(seed))
+    there = {(path.stem, row["id"]): row for path in sorted(folder.glob("*.jsonl")) for row in read_jsonl(path)}
+    kept: dict[tuple[str, str], dict] = {}
+    for draft in everything:
+        row = there.get((draft.file, draft.id))
+        asked = (draft.prompt, draft.form)
+        if row and (row["prompt"], row["form"]) == asked and fits(lm, draft, row["response"]):
+            kept[draft.file, draft.id] = row
+    waiting = [draft for draft in everything if (draft.file, draft.id) not in kept]
+    print(f"{len(kept)} of {len(everything)} responses are there")
+    for attempt in range(DRAWS):
+        answers = draw(lm, waiting, scratch, attempt=attempt, seed=seed, batch_size=batch_size)
+        for draft in waiting:
+            response, finished = answers[draft.file, draft.id]
+            if fits(lm, draft, response):
+                row = {key: getattr(draft, key) for key in ("id", "behaviour_id", "form", "prompt")}
+                kept[draft.file, draft.id] = row | {"response": response, "finished": finished}
+        waiting = [draft for draft in waiting if (draft.file, draft.id) not in kept]
+        print(f"after draw {attempt + 1}: {len(waiting)} of {len(everything)} responses do not fit yet")
+    lone = [(file, id) for file, id in kept if (twin := _twin(file, id)) and twin not in kept]
+    for key in lone:
+        del kept[key]
+    for file in dict.fromkeys(draft.file for draft in everything):
+        rows = [kept[d.file, d.id] for d in everything if d.file == file and (file, d.id) in kept]
+        write_atomically(folder / f"{file}.jsonl", to_jsonl(rows))
+        print(f"{file}: {len(rows)} rows")
+    print(f"left out: {len(waiting)} after {DRAWS} draws, {len(lone)} without their twin")
+
+
+def _twin(file: str, id: str) -> tuple[str, str] | None:
+    """File and id of the response in the same form to a behaviour's twin, or of a twin's behaviour."""
+    for one, other in (("harmful", "benign"), ("benign", "harmful")):
+        if file.startswith(one):
+            return file.replace(one, other), id.replace(f"-{one[0]}", f"-{other[0]}")
+    return None
+
+
+if __name__ == "__main__":
+    write(models.load("smollm2-135m"), RESPONSES, run_dir("responses"), seed=0, batch_size=64)
