@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Check style and types and run the tests, all notebooks on the profile smoke included: ./run_tests.sh [pytest's options].
 set -euo pipefail
-CDPATH='' cd -P -- "$(dirname -- "$(readlink -f -- "$0")")"
+self=$(readlink -f -- "$0")
+CDPATH='' cd -P -- "$(dirname -- "$self")"
 . ./environment.sh
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .

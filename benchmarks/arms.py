@@ -15,11 +15,10 @@ from pathlib import Path
 
 import datasets
 
-from derta import arms, corpus, models
-from derta.material import embedded_material
+from derta import arms, corpus, dataset, models
+from derta.encode import DatasetSettings, Encoder
+from derta.material import Material, embedded_material
 from derta.published import sources
-from derta.arms import Encoder, Settings
-from derta.material import Material
 
 ROWS = 30_000
 CATEGORIES = ("animal_abuse", "privacy_violation", "drug_abuse,weapons,banned_substance")
@@ -50,12 +49,12 @@ def clone(folder: Path) -> None:
             )
 
 
-def build(what: str, material: Material, settings: Settings, scratch: Path) -> None:
+def build(what: str, material: Material, settings: DatasetSettings, scratch: Path) -> None:
     """Build the seven arms and print a line for all."""
     start, rows = time.perf_counter(), 0
     encode = Encoder(models.load_tokenizer("smollm2-135m"), settings)
     for arm in arms.ARMS:
-        summary = arms.write(arms.instances(arm, material, encode), encode, scratch / what / arm)
+        summary = dataset.write(arms.instances(arm, material, encode), encode, scratch / what / arm)
         rows += sum(counts["rows"] for counts in summary.kinds.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = time.perf_counter() - start
@@ -66,12 +65,12 @@ if __name__ == "__main__":
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        one = Settings(epochs=1, rto_dropout=0.7, max_length=96, prefix_unit="tokens", batch_size=16, seed=0)
+        one = DatasetSettings(epochs=1, rto_dropout=0.7, max_length=96, prefix_unit="tokens", batch_size=16, seed=0)
         build("embedded", embedded_material(triples=700, twins=700, plain=100, instructions=700, seed=0), one, scratch)
         clone(scratch / "beavertails")
         start = time.perf_counter()
         rows = sources.load("beavertails", scratch / "beavertails")
         triples, fate = sources.beavertails_triples(rows)
         print(f"beavertails: {len(rows):,} rows read in {time.perf_counter() - start:.0f} s, {dict(fate)}", flush=True)
-        two = Settings(epochs=2, rto_dropout=0.95, max_length=1024, prefix_unit="words", batch_size=128, seed=0)
+        two = DatasetSettings(epochs=2, rto_dropout=0.95, max_length=1024, prefix_unit="words", batch_size=128, seed=0)
         build("beavertails", Material(tuple(triples), ()), two, scratch)

@@ -16,7 +16,7 @@ import yaml
 
 from derta import corpus, depth, models
 from derta.models import LM
-from derta.runs import ROOT
+from derta.runs import CHECKOUT
 
 POSITIONS = 60
 PAIRS = 4
@@ -63,5 +63,5 @@ def main(model: str, positions: int, number: int, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    small = yaml.safe_load((ROOT / "notebooks" / "params" / "small.yaml").read_text())
+    small = yaml.safe_load((CHECKOUT / "notebooks" / "params" / "small.yaml").read_text())
     main(small["model"], POSITIONS, PAIRS, ROUNDS)

@@ -27,13 +27,14 @@ from pathlib import Path
 import torch
 import yaml
 
-from derta import attacks, evaluate, generate, models
+from derta import attacks, generate, models
+from derta.files import read_jsonl
 from derta.generate import Case, Completion
 from derta.models import LM
-from derta.files import read_jsonl
-from derta.runs import ROOT, run_dir
+from derta.requests import spread
+from derta.runs import CHECKOUT, run_dir
 
-NAMES = [name + control for name in ("direct", "prefill", "completing", "role_play") for control in ("", "_benign")]
+NAMES = ("direct", "prefill", "completing", "role_play")
 CASES = 100
 PLAIN_BATCH = 25
 
@@ -87,15 +88,16 @@ WAYS = {"this project": ours, "its batches": batched, "the plain way": plain}
 
 
 def main(model: str, names: Sequence[str], limit: int, batch_size: int, max_new_tokens: int) -> None:
-    """Print a line per attack, and the whole."""
+    """Print a line for each attack of `names` and for its control, and the whole."""
     lm = models.load(model)
     weights = sum(weight.numel() for weight in lm.model.parameters())
     print(f"{lm.name}, {lm.model.dtype}, {torch.get_num_threads()} threads, batches of {batch_size}, seconds per case:")
     seconds: Counter[str] = Counter()
     new: Counter[str] = Counter()
     tokens = same = total = 0
-    for name in names:
-        cases = attacks.cases(name, evaluate.requests(name, limit))
+    for attack, control in ((attacks.find(name), control) for name in names for control in (False, True)):
+        name = attacks.file_name(attack.name, control)
+        cases = attack.cases(spread(attack.requests(control), limit), control=control)
         if not total:
             for way in WAYS.values():
                 way(lm, cases[:2], batch_size, 2)  # to warm up
@@ -122,7 +124,7 @@ def main(model: str, names: Sequence[str], limit: int, batch_size: int, max_new_
 
 
 if __name__ == "__main__":
-    small = yaml.safe_load((ROOT / "notebooks" / "params" / "small.yaml").read_text())
+    small = yaml.safe_load((CHECKOUT / "notebooks" / "params" / "small.yaml").read_text())
     tuned = run_dir("small") / "models" / "derta-s0"
     used = str(tuned) if tuned.is_dir() else small["model"]
     main(used, NAMES, CASES, small["generation_batch_size"], small["max_new_tokens"])

@@ -51,12 +51,12 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
-from derta import arms, models, trainers
+from derta import arms, dataset, models, trainers
 from derta.arms import Instance
+from derta.commands.profiles import read_profile
 from derta.encode import DatasetSettings, Encoder
 from derta.material import embedded_material
 from derta.objective import IGNORE
-from derta.profiles import read_profile
 from derta.settings import configure
 
 ROUNDS = 8
@@ -90,7 +90,7 @@ def material(base: str, profile: dict[str, Any], steps: int, folder: Path) -> Ma
     encode = Encoder(models.load_tokenizer(base), settings)
     drawn = embedded_material(**{name: profile[name] for name in ("triples", "twins", "plain", "instructions", "seed")})
     made = random.Random(0).sample(arms.instances("derta", drawn, encode), steps * settings.batch_size)
-    arms.write(made, encode, folder / "derta")
+    dataset.write(made, encode, folder / "derta")
     rows = load_from_disk(folder / "derta").with_format(None).select_columns(["input_ids", "labels", "kind"])
     instances = [make(arms.generator(settings, 0, name)) for name, make in made]
     return Material(rows, instances, encode.refusal_id, folder)

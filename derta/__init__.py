@@ -7,7 +7,7 @@ Build an arm's dataset, train a model on it, attack the model::
     model = derta.train("smollm2-135m", data, "out/model", batch_size=8, learning_rate=2e-4)
     table = derta.attack(model, ["direct", "prefill"], "out")
 
-The modules, in the order in which data flow: `material`, `arms`, `training`, `attacks`, `generate`, `judge`,
+The modules, in the order in which data flow: `material`, `arms`, `dataset`, `training`, `attacks`, `generate`, `judge`,
 `evaluate`, `depth`, `figures`; beside them the packages `published`, `searches`, `judges` and `audit`.
 """
 
@@ -24,7 +24,7 @@ _EXPORTS = {
     "Endpoint": "derta.judges.endpoint",
     "Request": "derta.requests",
     "attack": "derta.evaluate",
-    "build": "derta.arms",
+    "build": "derta.dataset",
     "embedded_material": "derta.material",
     "load": "derta.models",
     "own_material": "derta.material",

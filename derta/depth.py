@@ -4,7 +4,7 @@ Depth as an axis of the evaluation follows *Safety Alignment Should Be Made More
 (arXiv 2406.05946). This is a teacher-forced probability, neither a refusal that was generated nor a harm judged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -15,39 +15,47 @@ from derta.generate import batches
 from derta.models import LM
 
 
+def forced(
+    lm: LM, prompts: Sequence[list[int]], responses: Sequence[list[int]], batch_size: int
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Read each response behind its prompt in one teacher-forced pass per batch of like length.
+
+    Yields:
+        The index of a pair of token ids, and log-probabilities of shape (tokens of its response, vocabulary): row t is
+        of the response's token t, from the prompt and the tokens before it.
+    """
+    texts = [p + r[:-1] for p, r in zip(prompts, responses, strict=True)]  # the last token is an answer, no context
+    for batch in batches(texts, batch_size):
+        ids = torch.full((len(batch), len(texts[batch[0]])), lm.tokenizer.pad_token_id)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(batch):
+            ids[row, : len(texts[i])] = torch.tensor(texts[i])
+            mask[row, : len(texts[i])] = 1
+        with torch.inference_mode():
+            device = lm.model.device
+            hidden = lm.model.base_model(ids.to(device), attention_mask=mask.to(device)).last_hidden_state
+            for row, i in enumerate(batch):
+                states = hidden[row, len(prompts[i]) - 1 : len(texts[i])]
+                yield i, lm.model.get_output_embeddings()(states).float().log_softmax(-1)
+
+
 def refusal_probabilities(lm: LM, pairs: Sequence[tuple[str, str]], *, positions: int, batch_size: int) -> np.ndarray:
-    """P(refusal token | prompt, response_<t) in one teacher-forced pass per batch.
+    """P(refusal token | prompt, response_<t) at every position t.
 
     Args:
         pairs: (rendered prompt, response) of the model's own chat format.
         positions: how many positions t = 1 … `positions` to look at.
 
     Returns:
-        Probabilities of shape (pairs, positions); NaN behind the end of a shorter response. Column 0 is t = 1, where
+        Probabilities of shape (pairs, positions); NaN after the end of a shorter response. Column 0 is t = 1, where
         the model has seen nothing of the response.
     """
     refusal = lm.refusal_id()
     prompts = [lm.ids(prompt) for prompt, _ in pairs]
     responses = [lm.ids(response)[:positions] for _, response in pairs]
     result = np.full((len(pairs), positions), np.nan, dtype=np.float32)
-    for batch in tqdm(
-        list(batches([p + r for p, r in zip(prompts, responses, strict=True)], batch_size)), desc="depth", mininterval=5
-    ):
-        # The last response token is an answer, never a context.
-        texts = [prompts[i] + responses[i][:-1] for i in batch]
-        ids = torch.full((len(batch), max(map(len, texts))), lm.tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = torch.tensor(text)
-            mask[row, : len(text)] = 1
-        with torch.inference_mode():
-            hidden = lm.model.base_model(
-                ids.to(lm.model.device), attention_mask=mask.to(lm.model.device)
-            ).last_hidden_state
-            for row, i in enumerate(batch):
-                start, n = len(prompts[i]) - 1, len(responses[i])
-                logits = lm.model.get_output_embeddings()(hidden[row, start : start + n]).float()
-                result[i, :n] = (logits[:, refusal] - logits.logsumexp(-1)).exp().cpu().numpy()
+    for i, log_probs in tqdm(forced(lm, prompts, responses, batch_size), "depth", len(pairs), mininterval=5):
+        result[i, : len(responses[i])] = log_probs[:, refusal].exp().cpu().numpy()
     return result
 
 

@@ -26,7 +26,7 @@ def label(arm: str, seed: int) -> str:
 
 def attack(
     backend: Backend | str | Path,
-    names: Iterable[str | Attack],
+    names: Iterable[str | Attack] | str | Attack,
     run: Path | str,
     label: str = "",
     *,
@@ -57,7 +57,7 @@ def attack(
     target = models.load(str(backend)) if isinstance(backend, str | Path) else backend
     run, label = Path(run), label or Path(target.name).name
     found: list[dict[str, Any]] = []
-    for one in map(attacks.find, names):
+    for one in map(attacks.find, [names] if isinstance(names, str | Attack) else names):
         for control in (False,) if one.innocent else (False, True):
             own = controls if control else requests
             if own is None and requests is not None:
@@ -125,6 +125,8 @@ def verdicts(
                 if path.exists():
                     read = read_jsonl(path, ("case_id", "verdict", "attack", "control"))
                     rows += [{"arm": arm, "seed": seed} | row for row in read]
+    if not rows:
+        raise FileNotFoundError(f"{run / folder}: holds no verdicts of these models and attacks; run the attacks first")
     return pd.DataFrame(rows)
 
 

@@ -68,7 +68,7 @@ class Completion:
 
 
 class Backend(Protocol):
-    """Something that completes prompts: a model in process (`derta.models.LM`) or a server (`derta.endpoint`).
+    """Something that completes prompts: a model in process (`derta.models.LM`) or a server (`derta.judges.endpoint`).
 
     Attributes:
         name: for the rows and for messages.

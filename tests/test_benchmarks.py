@@ -9,19 +9,20 @@ from importlib import import_module
 import pytest
 import yaml
 
-from derta import attacks, evaluate
+from derta.attacks import ATTACKS
 from derta.objective import IGNORE
-from derta.runs import ROOT
+from derta.requests import spread
+from derta.runs import CHECKOUT
 
-SMALL = yaml.safe_load((ROOT / "notebooks" / "params" / "small.yaml").read_text())
+SMALL = yaml.safe_load((CHECKOUT / "notebooks" / "params" / "small.yaml").read_text())
 # The tiny model's tokens are short.
 TINY = SMALL | {"triples": 8, "twins": 8, "plain": 4, "instructions": 8, "max_length": 300, "batch_size": 4}
-TINY |= {"micro_batch_size": 2}
+TINY |= {"sft": SMALL["sft"] | {"per_device_train_batch_size": 2}}
 
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    monkeypatch.setattr(sys, "path", [str(CHECKOUT), *sys.path])
     return lambda name: import_module(f"benchmarks.{name}")
 
 
@@ -80,14 +81,15 @@ def test_training_speeds_and_memory_are_printed(benchmark, tiny_folder, capsys, 
 
 def test_the_ways_to_answer_give_the_same_texts(benchmark, tiny, capsys):
     generate = benchmark("generate")
-    cases = attacks.cases("prefill", evaluate.requests("prefill", 27))  # more than a plain batch
+    prefill = ATTACKS["prefill"]
+    cases = prefill.cases(spread(prefill.requests(False), 27))  # more than a plain batch
     answers = [[a.text for a in way(tiny, cases, 8, 4)] for way in generate.WAYS.values()]
     assert answers[0] == answers[1] == answers[2]
     assert len(set(answers[0])) > 1
 
 
 def test_generation_speeds_are_printed(benchmark, tiny_folder, capsys):
-    benchmark("generate").main(str(tiny_folder), ["direct", "direct_benign"], 3, 2, 4)
+    benchmark("generate").main(str(tiny_folder), ["direct"], 3, 2, 4)
     printed = capsys.readouterr().out
     assert "the plain way / this project: " in printed
     assert "of 6 texts are those of the plain way" in printed

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from derta.runs import CHECKOUT
 
@@ -16,11 +17,11 @@ from derta.runs import CHECKOUT
 def test_pyproject_lock_and_conda_file_hold_together():
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     lock = [Requirement(line) for line in (CHECKOUT / "requirements.lock").read_text().splitlines() if line[:1] != "#"]
-    pins = {r.name.lower(): str(r.specifier) for r in lock}
+    pins = {canonicalize_name(r.name): str(r.specifier) for r in lock}
     assert all(pin.startswith("==") for pin in pins.values())
     wanted = project["dependencies"] + [r for extra in project["optional-dependencies"].values() for r in extra]
     for requirement in map(Requirement, wanted):
-        version = pins[requirement.name.lower()].removeprefix("==")
+        version = pins[canonicalize_name(requirement.name)].removeprefix("==")
         assert requirement.specifier.contains(version), requirement
     conda = yaml.safe_load((CHECKOUT / "environment.yml").read_text())
     python, _, packages = conda["dependencies"]

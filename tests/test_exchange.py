@@ -7,6 +7,7 @@ import pytest
 from datasets import load_from_disk
 
 from derta import arms, models
+from derta.dataset import write
 from derta.encode import DatasetSettings, Encoder
 from derta.material import embedded_material
 from derta.published import exchange, released
@@ -37,13 +38,13 @@ def test_an_arm_goes_out_and_comes_back(encode, tmp_path):
     assert not left_out
     exchange.write(tmp_path / "derta.json", samples)
     back = exchange.instances(exchange.read(tmp_path / "derta.json"), encode)
-    summary = arms.write(back, encode, tmp_path / "derta")
+    summary = write(back, encode, tmp_path / "derta")
     rows = load_from_disk(tmp_path / "derta")
     assert len(rows) == 12 * 3 + 2 + 4
     assert summary.kinds["rto"]["rows"] == 12
     sorry = encode.refusal_id
     assert all(set(row["labels"]) == {-100, sorry} for row in rows if row["kind"] == "rto")
-    arms.write(made, encode, tmp_path / "direct")
+    write(made, encode, tmp_path / "direct")
 
     def texts(folder):
         # A text that was cut between two tokens may be cut into others when it comes back.

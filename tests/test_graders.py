@@ -19,7 +19,8 @@ from derta.files import read_jsonl, to_jsonl
 from derta.judge import judge
 from derta.judges import graders
 from derta.judges.endpoint import Endpoint
-from derta.judges.graders import KINDS, cases, classifier_prompt, defuse, judge_file, judge_run, read, takes_parts
+from derta.judges.frames import KINDS, cases, classifier_prompt, defuse, takes_parts
+from derta.judges.graders import judge_file, judge_run, read
 from derta.models import LM
 from derta.published.sources import SOURCES
 from derta.requests import Request
@@ -407,7 +408,7 @@ def test_the_classifiers_prompt_is_downloaded_at_the_pinned_commit(harmbench, mo
         asked.append(url)
         return str(harmbench / "eval_utils.py")
 
-    monkeypatch.setattr("derta.judges.graders.pooch.retrieve", retrieve)
+    monkeypatch.setattr("derta.judges.frames.pooch.retrieve", retrieve)
     assert classifier_prompt() == classifier_prompt(harmbench)
     assert asked == [
         f"https://raw.githubusercontent.com/centerforaisafety/HarmBench/{SOURCES['harmbench'].revision}/eval_utils.py"
@@ -416,7 +417,7 @@ def test_the_classifiers_prompt_is_downloaded_at_the_pinned_commit(harmbench, mo
     def fails(url, **options):
         raise OSError("no network")
 
-    monkeypatch.setattr("derta.judges.graders.pooch.retrieve", fails)
+    monkeypatch.setattr("derta.judges.frames.pooch.retrieve", fails)
     with pytest.raises(ConnectionError, match="no network; clone centerforaisafety/HarmBench and name its folder"):
         classifier_prompt()
 

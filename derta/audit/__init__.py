@@ -1,0 +1,1 @@
+"""The audit: the outputs that the authors released, scored again by rule."""

@@ -7,7 +7,8 @@ error over cells; the error that counts is that of cells whose model and arm had
 import numpy as np
 
 from derta import paper
-from derta.audit.generations import ATTACKS, Folder, Source
+from derta.audit.generations import Folder
+from derta.audit.names import ATTACKS, Source
 from derta.audit.verdicts import evidence, weigh
 
 GRID = (8, 10, 12, 13, 14, 15, 16, 18, 20)

@@ -5,7 +5,6 @@ same manner. Every file of a folder ends in one of three places: among the gener
 out and why, or in the list of errors. Nothing is unpickled: ``.list`` files are torch archives and are never opened.
 """
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -14,20 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from derta.files import read_csv, read_jsonl
+from derta.audit import known
+from derta.audit.names import Source, source
 from derta.published import released
-from derta.runs import DATA
 
-ATTACKS = {
-    "codeattack": "CodeAttack",
-    "pair_result": "PAIR",
-    "jailbreakchat": "JailbreakChat",
-    "selfcipher": "SelfCipher",
-    "completionattack": "CompletingAttack",
-    "autodan": "AutoDAN",
-}
-HELPFULNESS = {"gsm8k": "GSM8K", "mmlu": "MMLU", "alpaca_eval": "AlpacaEval"}
-ARMS = {"vanill": "vanilla", "ours": "derta"}
 # PAIR was run on 50 behaviours; a run that broke off leaves fewer summaries.
 PAIR_BEHAVIOURS = 50
 
@@ -36,23 +25,6 @@ GOLD = {
     "GSM8K": re.compile(r"(?:.*####)?\s*-?[\d,]*\.?\d+\s*", re.DOTALL),
     "MMLU": re.compile(r"[ (-]*[A-D][ )-]*"),
 }
-
-_TASK = re.compile(rf"(?:^|[_-])({'|'.join(ATTACKS | HELPFULNESS)})(?=_|$)", re.IGNORECASE)
-# A size such as 70B or 8x7B ends the model's name, but for these suffixes; what follows is the arm.
-_MODEL = re.compile(
-    r"(?P<name>.*?\d+(?:x\d+)?b)(?:-(?:hf|base|v0\.1))*(?P<instruct>-(?:instruct|ins|chat|it)(?![a-z])(?:-v[\d.]+)?)?"
-    r"(?:[-_](?P<arm>.+))?$",
-    re.IGNORECASE,
-)
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a file's name says: the paper's names of model and task; `arm` is ``none`` for a model as released."""
-
-    model: str
-    arm: str
-    task: str
 
 
 @dataclass(frozen=True)
@@ -84,48 +56,6 @@ class Folder:
     left_out: dict[Path, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-
-
-def source(name: str) -> Source | None:
-    """What the name of a file says, None if it names no task or no model.
-
-    The name holds the attack or task; the model stands before it (``lora_<model>_<arm>_eval_<task>_200.json``), or
-    else after it and the number of rows (``eval_<task>_200_<model>.json``, ``PAIR_result_<model>-<arm>.json``). An arm
-    follows the model's size. Spellings that the authors use for one thing become one; any other stays as it is.
-    """
-    stem = name.removesuffix(".json")
-    task = _TASK.search(stem)
-    if not task:
-        return None
-    subject = re.sub(
-        r"^(?:lora|full)_|(?:^|_)eval(?:uation)?$|^(?:safety|helpfulness)$",
-        "",
-        stem[: task.start()],
-        flags=re.IGNORECASE,
-    )
-    if not subject:
-        # AutoDAN names the model whose prompts were searched, the number of rows, and the model that answered.
-        subject = re.split(r"_\d+(?:_|$)", stem[task.end() :])[-1].strip("_")
-    if not subject or subject.isdigit():
-        return None
-    model, arm = _model_and_arm(re.sub(r"^gpt-(?!\d)", "", subject))
-    return Source(model, arm, (ATTACKS | HELPFULNESS)[task[1].lower()])
-
-
-def _model_and_arm(subject: str) -> tuple[str, str]:
-    if gpt := re.fullmatch(r"gpt-(\d.*?)(?:-2024-(\d\d)-(\d\d))?", subject, re.IGNORECASE):
-        return f"GPT-{gpt[1]}" + (f"-{gpt[2]}{gpt[3]}" if gpt[2] else ""), "none"
-    named = _MODEL.match(subject)
-    if not named:
-        model, _, arm = subject.partition("_")
-        return model, ARMS.get(arm.lower(), arm) or "none"
-    name, arm = named["name"], named["arm"] or "none"
-    if llama := re.fullmatch(r"(?:meta-)?llama-?3-(\d+b)", name, re.IGNORECASE):
-        name = f"LLaMA3-{llama[1].upper()}"
-    elif mistral := re.fullmatch(r"mi[sx]tral-(\d+)(x\d+)?b", name, re.IGNORECASE):
-        name = f"Mistral-{mistral[1]}{(mistral[2] or '').lower()}B"
-    instruct = named["instruct"] or ""
-    return name + ("-Instruct" if instruct.lower() in ("-ins", "-instruct") else instruct), ARMS.get(arm.lower(), arm)
 
 
 def load(root: Path) -> Folder:
@@ -203,7 +133,7 @@ def _generation(row: object, key: Source, file: str, number: int) -> Generation:
     if isinstance(row, str) and key.task == "PAIR":
         return Generation(key, file, number, *_pair(row))
     if isinstance(row, str) and key.task == "CompletingAttack":
-        end = prompt_end(row)
+        end = known.prompt_end(row)
         return Generation(key, file, number, row[:end], row[end:])
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, found {type(row).__name__}")
@@ -238,67 +168,6 @@ def normalise(text: str) -> str:
     return " ".join(text.split())
 
 
-@dataclass(frozen=True)
-class Known:
-    """A released test prompt, known by the hash of its words alone: its text is not in this project."""
-
-    row: int
-    words: int
-    sha256: str
-
-
-@cache
-def _known(kind: str) -> dict[str, list[Known]]:
-    """The prompts of a kind (``completing`` or ``question``) by the hash of their first three words, longest first."""
-    prompts: dict[str, list[Known]] = {}
-    for row in read_csv(DATA / "released_prompts.csv", ("kind", "row", "words", "head", "sha256")):
-        if row["kind"] == kind:
-            prompts.setdefault(row["head"], []).append(Known(int(row["row"]), int(row["words"]), row["sha256"]))
-    return {head: sorted(group, key=lambda known: -known.words) for head, group in prompts.items()}
-
-
-def spell(text: str) -> list[re.Match]:
-    """Runs of letters and of digits; a capital begins a new one, so that a refusal glued to a prompt's end is seen."""
-    return list(re.finditer(r"[^\W\d_][^\W\d_A-Z]*|\d+", text))
-
-
-def sha(words: list[str]) -> str:
-    """SHA-256 of words with single spaces between them."""
-    return hashlib.sha256(" ".join(words).encode(errors="replace")).hexdigest()
-
-
-def hash_prompts() -> list[dict]:
-    """The rows of ``data/released_prompts.csv``, made from the released test prompts (`released.fetch`)."""
-    rows = []
-    for kind, name in (("completing", "completionattack"), ("question", "illegal_instructions_200")):
-        path = released.fetch(f"data/test/safety_{name}.json")
-        for number, prompt in enumerate(read_jsonl(path, {"question": str})):
-            words = [place[0].lower() for place in spell(prompt["question"])]
-            row = {"kind": kind, "row": number, "words": len(words)}
-            rows.append(row | {"head": sha(words[:3])[:16], "sha256": sha(words)})
-    return rows
-
-
-def _find(kind: str, text: str, starts: int | None = None) -> tuple[int, int, int] | None:
-    """Row, first and last character of a known prompt that stands in `text`, at one of its first `starts` words."""
-    places = spell(text)
-    words = [place[0].lower() for place in places]
-    for start in range(len(words) - 2)[:starts]:
-        for known in _known(kind).get(sha(words[start : start + 3])[:16], ()):
-            if sha(words[start : start + known.words]) == known.sha256:
-                return known.row, places[start].start(), places[start + known.words - 1].end()
-    return None
-
-
-def prompt_end(text: str) -> int:
-    """Where the CompletingAttack prompt that `text` begins with ends; 0 if it begins with none of them."""
-    found = _find("completing", text, starts=1)
-    if not found:
-        return 0
-    rest = re.compile(r"[^\w\s]*").match(text, found[2])
-    return rest.end() if rest else found[2]
-
-
 @cache
 def question(generation: Generation) -> tuple[int, str]:
     """The plain question behind an attack's prompt and its row among the 200; (-1, the prompt) if it is not found.
@@ -308,5 +177,5 @@ def question(generation: Generation) -> tuple[int, str]:
     text = generation.prompt
     if generation.source.task == "CodeAttack":
         text = " ".join(reversed(re.findall(r"\.append\(\"(.*?)\"\)", text)))
-    found = _find("question", text)
+    found = known.find("question", text)
     return (found[0], text[found[1] : found[2]]) if found else (-1, text)

@@ -8,7 +8,8 @@ from typing import Any
 
 from derta import paper, stats
 from derta.audit import tasks
-from derta.audit.generations import ATTACKS, Folder, Source, load
+from derta.audit.generations import Folder, load
+from derta.audit.names import ATTACKS, Source
 from derta.audit.verdicts import judge
 from derta.judge import Verdict
 

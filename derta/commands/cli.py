@@ -139,13 +139,13 @@ def judge(
 ) -> None:
     """Let a model judge the completions of a run, and print how often the rule judge agrees, as CSV."""
     from derta import models, requests
-    from derta.judges import graders
+    from derta.judges import frames, graders
     from derta.judges.endpoint import Endpoint
 
-    graders.check_kind(kind)
+    frames.check_kind(kind)
     if harmbench and kind != "harmbench":
         raise ValueError("--harmbench belongs to --kind harmbench")
-    classifier = graders.classifier_prompt(harmbench) if kind == "harmbench" else ""
+    classifier = frames.classifier_prompt(harmbench) if kind == "harmbench" else ""
     backend = Endpoint(model, base_url) if base_url else models.load(model)
     own = requests.read_questions(questions) if questions else None
     graders.judge_run(backend, kind, folder, classifier=classifier, own=own).to_csv(sys.stdout, index=False)

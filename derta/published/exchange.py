@@ -81,7 +81,7 @@ def samples(made: Sequence[tuple[str, Make]], encode: Encoder) -> tuple[list[Sam
 
 
 def instances(read: Iterable[Sample], encode: Encoder) -> list[tuple[str, Make]]:
-    """Samples as an arm's instances, for `derta.arms.write`; kind is ``rto``, ``prefix`` or, for all others, ``mle``.
+    """Samples as an arm's instances, for `derta.dataset.write`; kind is ``rto``, ``prefix`` or, otherwise, ``mle``.
 
     A prefix in the paper's chat format is taken apart and spoken in that of the model at hand, whose end of sequence
     takes the place of LLaMA3's; any other prefix is a plain text.

@@ -16,16 +16,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from derta.attacks import completing, role_play
 from derta.attacks.attack import Attack
+from derta.depth import forced
 from derta.files import append_jsonl, read_csv, read_jsonl
-from derta.generate import Backend, Prompt, batches, user
+from derta.generate import Backend, Prompt, user
 from derta.models import LM
 from derta.requests import Request
 from derta.runs import DATA
@@ -70,36 +68,11 @@ def synonyms() -> dict[str, tuple[str, ...]]:
 
 
 def fitness(lm: LM, prompts: Sequence[Prompt], reply: str, batch_size: int) -> list[float]:
-    """The mean log-likelihood (nats per token) of `reply` behind each prompt.
-
-    What all prompts of a batch begin with (the chat's opening, a system's turn) is computed once. Batches are of like
-    length: batches of prompts that begin alike share more, but lose more to padding than they gain. What follows a
-    template cannot be shared, since every position has seen the template.
-    """
+    """The mean log-likelihood (nats per token) of `reply` after each prompt."""
     answer, rows = lm.ids(reply), [lm.encode(prompt) for prompt in prompts]
-    result = [0.0] * len(rows)
-    for batch in batches(rows, batch_size):
-        least, most = min(rows[i] for i in batch), max(rows[i] for i in batch)
-        alike = takewhile(lambda pair: pair[0] == pair[1], zip(least, most, strict=False))
-        # The last token of a prompt predicts the first of the reply, so it is computed in the batch.
-        shared = [token for token, _ in alike][: min(len(rows[i]) for i in batch) - 1]
-        texts = [rows[i][len(shared) :] + answer[:-1] for i in batch]
-        ids = torch.full((len(batch), max(map(len, texts))), lm.tokenizer.pad_token_id)
-        mask = torch.zeros(len(batch), len(shared) + ids.shape[1], dtype=torch.long)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = torch.tensor(text)
-            mask[row, : len(shared) + len(text)] = 1
-        with torch.inference_mode():
-            body, device, past = lm.model.base_model, lm.model.device, None
-            if shared:
-                past = body(torch.tensor([shared], device=device), use_cache=True).past_key_values
-                past.batch_repeat_interleave(len(batch))
-            states = body(ids.to(device), attention_mask=mask.to(device), past_key_values=past).last_hidden_state
-            for row, (i, text) in enumerate(zip(batch, texts, strict=True)):
-                logits = lm.model.get_output_embeddings()(states[row, len(text) - len(answer) : len(text)]).float()
-                chosen = logits.log_softmax(-1).gather(1, torch.tensor(answer, device=device)[:, None])
-                result[i] = chosen.mean().item()
-    return result
+    scored = forced(lm, rows, [answer] * len(rows), batch_size)
+    found = {i: log_probs[range(len(answer)), answer].mean().item() for i, log_probs in scored}
+    return [found[i] for i in range(len(rows))]
 
 
 def attack(settings: AutoDANSettings) -> Attack:

