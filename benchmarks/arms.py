@@ -1,8 +1,8 @@
-"""How long the seven arms take to build, and in how much memory: ``python benchmarks/arms.py``.
+"""Measure the time and memory for building the seven arms: ``python benchmarks/arms.py``.
 
-First the embedded corpus, then 30,000 rows in the form of BeaverTails, half of them unsafe, which the script writes to
-a scratch folder as a clone of the dataset's repository would look (their texts are the embedded corpus's, numbered).
-Peak memory is that of the whole process so far, libraries included.
+It first uses the embedded corpus, then 30,000 rows in the form of BeaverTails, half of them unsafe, which the script
+writes to a scratch folder in the layout of the dataset's repository (with the embedded corpus's texts, numbered). Peak
+memory is that of the whole process so far, libraries included.
 """
 
 import json
@@ -25,7 +25,7 @@ CATEGORIES = ("animal_abuse", "privacy_violation", "drug_abuse,weapons,banned_su
 
 
 def clone(folder: Path) -> None:
-    """Write a folder of BeaverTails' form."""
+    """Write a folder in the form of BeaverTails' repository."""
     rng = random.Random(0)
     texts = corpus.responses("harmful-train")
     (folder / "round0" / "30k").mkdir(parents=True)
@@ -50,7 +50,7 @@ def clone(folder: Path) -> None:
 
 
 def build(what: str, material: Material, settings: DatasetSettings, scratch: Path) -> None:
-    """Build the seven arms and print a line for all."""
+    """Build the seven arms and print one line for all of them."""
     start, rows = time.perf_counter(), 0
     encode = Encoder(models.load_tokenizer("smollm2-135m"), settings)
     for arm in arms.ARMS:

@@ -1,10 +1,10 @@
-"""How much one pass saves over many, for the refusal-depth curve: ``python benchmarks/depth.py``.
+"""Measure how much one pass saves over many for the refusal-depth curve: ``python benchmarks/depth.py``.
 
-P(refusal token | prompt, response_<t) at 60 positions of a few held-out responses: by
+P(refusal token | prompt, response_<t) at 60 positions of a few held-out responses is computed in two ways: by
 `derta.depth.refusal_probabilities`, which reads all positions from one teacher-forced pass over the batch, and by a
-forward pass of its own for every position (the prompt and what stands before it; logits of the last position alone).
-They take turns, round by round. Read the ratio of the medians; and the largest difference of a probability, which is
-rounding, and as coarse as the precision that the first line names.
+separate forward pass for every position (over the prompt and the tokens before the position; logits of the last
+position only). They take turns, round by round. Read the ratio of the medians, and the largest difference of a
+probability, which is rounding at the precision named in the first line.
 """
 
 import statistics
@@ -24,7 +24,7 @@ ROUNDS = 3
 
 
 def one_by_one(lm: LM, pairs: list[tuple[str, str]], positions: int) -> np.ndarray:
-    """The same probabilities, shape (pairs, positions), from a pass per position."""
+    """Compute the same probabilities, shape [pairs, positions], with one pass per position."""
     refusal, result = lm.refusal_id(), np.full((len(pairs), positions), np.nan, dtype=np.float32)
     for row, (prompt, response) in enumerate(pairs):
         before, answer = lm.ids(prompt), lm.ids(response)[:positions]
@@ -37,7 +37,7 @@ def one_by_one(lm: LM, pairs: list[tuple[str, str]], positions: int) -> np.ndarr
 
 
 def main(model: str, positions: int, number: int, rounds: int) -> None:
-    """Print seconds, their ratio and the largest difference."""
+    """Print the seconds, their ratio and the largest difference."""
     lm = models.load(model)
     pairs = [(lm.chat(row.prompt), row.response) for row in corpus.responses("harmful-test")[:number]]
     ways = {

@@ -1,21 +1,22 @@
-"""How fast real attack cases are answered: ``python benchmarks/generate.py``.
+"""Measure how fast real attack cases are answered: ``python benchmarks/generate.py``.
 
-The cases of four attacks of the profile ``small`` and of their controls, answered three ways by its tuned model
-(``models/derta-s0`` of its run, where there is one; otherwise the base model, which seldom ends by itself):
+The cases of four attacks of the profile ``small`` and of their controls are answered in three ways by its tuned model
+(``models/derta-s0`` of its run, if there is one; otherwise the base model, which seldom ends a reply):
 
-- *this project*: `derta.generate.run`: batches of like length of the profile's size, shared beginnings read once, rows
-  that end leave the batch;
-- *its batches*: these through transformers' `generate`, to tell what batches give from what the decoding gives;
+- *this project*: `derta.generate.run`: batches of similar length in the profile's size, shared beginnings read once,
+  rows that end leave the batch;
+- *its batches*: the same batches with transformers' `generate`, to separate the effect of the batches from that of the
+  decoding;
 - *the plain way*: transformers' `generate` in batches of 25 in the given order.
 
-All decode greedily to the profile's limit, in bfloat16 where the machine multiplies it natively. The ways take turns,
-attack by attack, because a shared machine slows and quickens within minutes. 100 cases of each are four whole plain
-batches, so that the plain way has no small remainder.
+All decode greedily up to the profile's limit, in bfloat16 if the machine multiplies it natively. The ways take turns,
+attack by attack, because the speed of a shared machine changes within minutes. With 100 cases per attack and control,
+the plain way has four full batches and no small remainder.
 
 Read the last lines: new tokens per second and seconds per case over all, and the ratios of seconds per case. Texts that
 differ come from rounding: in bfloat16, the shape of a batch decides between two tokens of nearly the same likelihood.
-The operations per second say what bounds a faster way, beside `benchmarks/train.py`'s product of matrices: every token
-of a prompt and every new one costs 2 × weights.
+The operations per second, together with the matrix product of `benchmarks/train.py`, show how much faster any way could
+be: every token of a prompt and every new one costs 2 × weights.
 """
 
 import tempfile
@@ -40,7 +41,7 @@ PLAIN_BATCH = 25
 
 
 def stock(lm: LM, cases: Sequence[Case], batches: Iterable[Sequence[int]], max_new_tokens: int) -> list[Completion]:
-    """Answer `cases`, in batches of such indices, by transformers' `generate`."""
+    """Answer `cases` with transformers' `generate`, in batches given as indices."""
     answers: dict[int, Completion] = {}
     end = lm.tokenizer.eos_token_id
     for batch in batches:
@@ -74,7 +75,7 @@ def batched(lm: LM, cases: Sequence[Case], batch_size: int, max_new_tokens: int)
 
 
 def ours(lm: LM, cases: Sequence[Case], batch_size: int, max_new_tokens: int) -> list[Completion]:
-    """All that a run does, files included."""
+    """Everything that a run does, files included."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "completions.jsonl"
         generate.run(lm, cases, path, batch_size=batch_size, max_new_tokens=max_new_tokens)
@@ -88,7 +89,7 @@ WAYS = {"this project": ours, "its batches": batched, "the plain way": plain}
 
 
 def main(model: str, names: Sequence[str], limit: int, batch_size: int, max_new_tokens: int) -> None:
-    """Print a line for each attack of `names` and for its control, and the whole."""
+    """Print a line for each attack of `names` and for its control, and the totals."""
     lm = models.load(model)
     weights = sum(weight.numel() for weight in lm.model.parameters())
     print(f"{lm.name}, {lm.model.dtype}, {torch.get_num_threads()} threads, batches of {batch_size}, seconds per case:")

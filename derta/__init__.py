@@ -7,8 +7,8 @@ Build an arm's dataset, train a model on it, attack the model::
     model = derta.train("smollm2-135m", data, "out/model", batch_size=8, learning_rate=2e-4)
     table = derta.attack(model, ["direct", "prefill"], "out")
 
-The modules, in the order in which data flow: `material`, `arms`, `dataset`, `training`, `attacks`, `generate`, `judge`,
-`evaluate`, `depth`, `figures`; beside them the packages `published`, `searches`, `judges` and `audit`.
+The modules, in the order of the data flow: `material`, `arms`, `dataset`, `training`, `attacks`, `generate`, `judge`,
+`evaluate`, `depth`, `figures`. The packages `published`, `searches`, `judges` and `audit` build on these.
 """
 
 from importlib import import_module
@@ -16,7 +16,7 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-# Names → modules, imported when they are first used: PyTorch takes seconds.
+# Names → modules, imported on first use because importing PyTorch takes seconds.
 _EXPORTS = {
     "ARMS": "derta.arms",
     "ATTACKS": "derta.attacks",

@@ -1,8 +1,8 @@
-"""Triples and helpful data → the dataset of one arm, labels and order included.
+"""The arms: triples and helpful data → labelled instances.
 
-An arm is what a model is tuned on. All arms share the helpful data; they differ in what becomes of a triple
-(q, r, r̂), which counts as two instances (arXiv 2407.09121, Section 4.1 and Table 4; RecAug and DPO after the released
-results):
+An arm is the data that a model is tuned on. All arms share the helpful data; they differ in the instances that they
+make of a triple (q, r, r̂), which counts as two (arXiv 2407.09121, Section 4.1 and Table 4; RecAug and DPO follow the
+released results):
 
 ================== ======================================= ===================================
 arm                of each triple                          the paper's safety data
@@ -16,7 +16,7 @@ arm                of each triple                          the paper's safety da
 ``dpo``            one pair, r chosen and r̂ rejected       3K pairs, for one epoch after vanilla
 ================== ======================================= ===================================
 
-Where two arms have the same row of a triple, they have it with the same prefix length and the same dropout.
+A row that two arms have in common has the same prefix length and the same label dropout in both.
 """
 
 import random
@@ -30,7 +30,7 @@ from derta.encode import DatasetSettings, Encoder, LeftOut
 from derta.material import Example, Material, Triple
 from derta.objective import Row
 
-# What becomes of a triple. `again` is its second (q, r).
+# The instances that an arm makes of a triple. `again` is its second (q, r).
 ARMS = {
     "vanilla": ("safety", "again"),
     "vanilla_half": ("safety",),
@@ -44,8 +44,11 @@ ARMS = {
 
 @dataclass
 class Instance:
-    """What a row is made of: token ids of the rendered query, of a response or prefix given without labels, and of the
-    response to be learned; for a pair also the rejected one."""
+    """A training instance before it becomes a row.
+
+    `prompt` holds the token ids of the rendered query, `given` those of a response prefix without labels, `target`
+    those of the response to learn and `rejected`, for a pair, those of the rejected response.
+    """
 
     kind: str
     behaviour_id: str
@@ -59,7 +62,7 @@ class Instance:
 
 
 def helpful(example: Example, encode: Encoder, pair: bool, rng: random.Random) -> Instance:
-    """A benign request and its answer; in a pair, the answer of a weaker model is rejected."""
+    """Make the instance of a benign request and its answer; in a pair, the poorer answer is rejected."""
     prompt = encode.prompt(example.prompt, example.plain)
     room = encode.room(prompt)
     target = encode.response(example.response, finished=example.finished, plain=example.plain)
@@ -80,8 +83,10 @@ def helpful(example: Example, encode: Encoder, pair: bool, rng: random.Random) -
 
 
 def safety(part: str, triple: Triple, encode: Encoder, rng: random.Random) -> Instance:
-    """One of the instances (see `ARMS`) that an arm makes of a triple; a triple with an empty text has none in any arm,
-    so that arms stay comparable."""
+    """Make one of the instances (see `ARMS`) of a triple.
+
+    A triple with an empty text has no instance in any arm, so that the arms stay comparable.
+    """
     query, refusal = triple.again if part == "again" else (triple.query, triple.safe)
     prompt = encode.prompt(query)
     room = encode.room(prompt)
@@ -107,7 +112,7 @@ def safety(part: str, triple: Triple, encode: Encoder, rng: random.Random) -> In
 
 
 def label(instance: Instance, refusal_id: int, dropout: float, rng: random.Random) -> Row:
-    """The row of an instance: `input_ids` and `labels` or, for a pair, what TRL's `DPOTrainer` collates."""
+    """Turn an instance into a row: `input_ids` and `labels`, or for a pair the columns that `DPOTrainer` collates."""
     if instance.rejected is not None:
         return {
             "prompt_ids": list(instance.prompt),
@@ -128,15 +133,18 @@ Make = Callable[[random.Random], Instance]
 
 
 def generator(settings: DatasetSettings, epoch: int, name: str) -> random.Random:
-    """The random numbers of one instance (prefix length, label dropout) in one epoch, whatever else is made."""
+    """Return the random generator of one instance in one epoch, for its prefix length and label dropout.
+
+    It does not depend on any other instance.
+    """
     return random.Random(f"{settings.seed} {epoch} {name}")
 
 
 def instances(arm: str, material: Material, encode: Encoder) -> list[tuple[str, Make]]:
-    """The arm's instances, each with a name that is the same in every arm and a function that makes it.
+    """List the arm's instances, each with a name that is the same in every arm and a function that makes it.
 
     Raises:
-        ValueError: an unknown arm, or an id that comes twice.
+        ValueError: an unknown arm, or an id that occurs twice.
     """
     if arm not in ARMS:
         raise ValueError(f"unknown arm {arm!r}; expected one of {', '.join(ARMS)}")

@@ -11,7 +11,7 @@ RESPONSES = DATA / "responses"
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A mild misconduct as a verb phrase, and its benign twin: as near in wording as can be, clearly innocent."""
+    """A mild misconduct as a verb phrase, and its benign twin: as close in wording as possible, clearly innocent."""
 
     id: str
     split: str
@@ -44,7 +44,7 @@ FREE = Opener("free", "")
 
 @dataclass(frozen=True)
 class Response:
-    """A response of the base model to `prompt`; `finished` tells whether it ended by itself."""
+    """A response of the base model to `prompt`; `finished` tells whether it ended with an end of sequence."""
 
     id: str
     behaviour_id: str
@@ -66,8 +66,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Innocent turns (alternating user and assistant) and a last message of the user's that asks for a held-out
-    behaviour (`harmful`) or, in the same words, for its twin (`benign`)."""
+    """Innocent turns (alternating user and assistant), then a message that asks for a held-out behaviour or its twin.
+
+    The last message is a user's; `harmful` and `benign` use the same words.
+    """
 
     id: str
     behaviour_id: str
@@ -78,15 +80,18 @@ class Conversation:
 
 @cache
 def behaviours(split: str = "") -> tuple[Behaviour, ...]:
-    """The behaviours of ``train``, ``test`` or, by default, both, in the order of the file."""
+    """Return the behaviours of ``train``, ``test`` or, by default, both, in the order of the file."""
     rows = read_csv(DATA / "behaviours.csv", ("id", "split", "category", "harmful", "benign"))
     return tuple(Behaviour(**row) for row in rows if split in ("", row["split"]))
 
 
 @cache
 def phrasings(split: str) -> tuple[str, ...]:
-    """Question templates with ``{do}`` for the verb phrase: the base model answered those of ``train``, triples and
-    twins are asked in those of ``train`` and ``reworded``, and those of ``test`` are never trained on."""
+    """Return question templates with ``{do}`` for the verb phrase.
+
+    The base model answered those of ``train``. Triples and twins are asked in those of ``train`` and ``reworded``.
+    Those of ``test`` are never trained on.
+    """
     return tuple(
         row["template"] for row in read_csv(DATA / "phrasings.csv", ("split", "template")) if row["split"] == split
     )
@@ -94,40 +99,40 @@ def phrasings(split: str) -> tuple[str, ...]:
 
 @cache
 def openers() -> tuple[Opener, ...]:
-    """Openings of replies, used in training data only; attacks have their own."""
+    """Return openings of replies, used only in training data; attacks have their own."""
     return tuple(Opener(**row) for row in read_csv(DATA / "openers.csv", ("form", "template")))
 
 
 @cache
 def plain_prompts() -> tuple[str, ...]:
-    """Texts to be completed without any chat format, used in helpful training data only."""
+    """Return texts to be completed without any chat format, used only in helpful training data."""
     return tuple(row["template"] for row in read_csv(DATA / "plain.csv", ("template",)))
 
 
 @cache
 def instructions(split: str) -> tuple[Instruction, ...]:
-    """Ordinary benign instructions of ``train`` or ``test``."""
+    """Return ordinary benign instructions of ``train`` or ``test``."""
     rows = read_csv(DATA / "instructions.csv", ("id", "split", "kind", "text"))
     return tuple(Instruction(**row) for row in rows if row["split"] == split)
 
 
 @cache
 def refusals(category: str) -> tuple[str, ...]:
-    """Refusal texts that fit a category: its own and those for any."""
+    """Return the refusal texts that fit a category: its own and those for any category."""
     rows = read_csv(DATA / "refusals.csv", ("category", "text"))
     return tuple(row["text"] for row in rows if row["category"] in (category, "any"))
 
 
 @cache
 def exact_match() -> tuple[Question, ...]:
-    """Easy questions with one short answer: arithmetic, everyday knowledge, multiple choice."""
+    """Return easy questions with one short answer: arithmetic, everyday knowledge, multiple choice."""
     rows = read_csv(DATA / "exact_match.csv", ("id", "kind", "question", "answer"))
     return tuple(Question(row["id"], row["kind"], row["question"], tuple(row["answer"].split("|"))) for row in rows)
 
 
 @cache
 def conversations() -> tuple[Conversation, ...]:
-    """Short conversations whose last turn asks for a held-out behaviour or its twin."""
+    """Return short conversations whose last turn asks for a held-out behaviour or its twin."""
     types = {"id": str, "behaviour_id": str, "turns": list, "harmful": str, "benign": str}
     rows = read_jsonl(DATA / "conversations.jsonl", types)
     return tuple(Conversation(**row | {"turns": tuple(row["turns"])}) for row in rows)
@@ -135,6 +140,6 @@ def conversations() -> tuple[Conversation, ...]:
 
 @cache
 def responses(file: str) -> tuple[Response, ...]:
-    """The base model's responses in ``data/responses/<file>.jsonl`` (made by ``tools/responses.py``)."""
+    """Return the base model's responses in ``data/responses/<file>.jsonl`` (made by ``tools/responses.py``)."""
     types = {"id": str, "behaviour_id": str, "form": str, "prompt": str, "response": str, "finished": bool}
     return tuple(Response(**row) for row in read_jsonl(RESPONSES / f"{file}.jsonl", types))

@@ -1,7 +1,7 @@
-"""The dataset of one arm: its rows in the order of training.
+"""The dataset of one arm: its rows in training order.
 
-One relabelled copy of the data is written per epoch, with its own prefix lengths and its own label dropout, in the
-order in which a trainer reads it in one pass.
+For each epoch, one relabelled copy of the data is written, with its own prefix lengths and label dropout, so that a
+trainer reads all epochs in a single pass.
 """
 
 import json
@@ -32,8 +32,11 @@ PAIR = Features({"prompt_ids": IDS, "chosen_ids": IDS, "rejected_ids": IDS} | AB
 
 @dataclass
 class Summary:
-    """What became of the data, over all epochs: per kind the rows, tokens, labels and rows that were cut; and what was
-    left out, by reason."""
+    """Statistics of a dataset over all epochs.
+
+    `kinds` has the numbers of rows, tokens, labels and cut rows per kind; `left_out` has the instances without a row,
+    by reason.
+    """
 
     kinds: dict[str, dict[str, int]] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
@@ -45,7 +48,7 @@ class Summary:
 
 
 def build(arm: str, material: Material, model: str, folder: Path | str, **settings: Any) -> Path:
-    """Write the dataset of an arm into `folder`, and return it.
+    """Build the dataset of an arm in `folder` and return the folder.
 
     Args:
         arm: one of `derta.arms.ARMS`.
@@ -62,13 +65,13 @@ def build(arm: str, material: Material, model: str, folder: Path | str, **settin
 
 
 def write(planned: Sequence[tuple[str, Make]], encode: Encoder, folder: Path) -> Summary:
-    """Write the rows of `derta.arms.instances` to `folder` in the order of training, with a ``summary.json``.
+    """Write the rows of `derta.arms.instances` to `folder` in training order, with a ``summary.json``.
 
-    Each row has `kind`, `behaviour_id` and `epoch`. Rows are made one optimiser step at a time, so memory holds the
-    texts and their tokens, but no rows.
+    Each row has `kind`, `behaviour_id` and `epoch`. Rows are made one optimiser step at a time, so that only the texts
+    and their tokens are held in memory.
 
     Raises:
-        ValueError: no instance has a row, or the folder holds other files than a dataset.
+        ValueError: no instance has a row, or the folder holds files other than a dataset.
     """
     summary, settings = Summary(), encode.settings
 
@@ -102,26 +105,26 @@ def write(planned: Sequence[tuple[str, Make]], encode: Encoder, folder: Path) ->
 
 
 def _put(made: Path, folder: Path) -> None:
-    """Give a dataset its place; one with other rows that lies there is set aside, one with the same rows stays."""
+    """Move a dataset into place; an existing one with the same rows is kept, one with other rows is set aside."""
     if folder.exists() and any(not path.match(".*") for path in folder.iterdir()):
         if not (folder / "summary.json").exists():
             raise ValueError(f"{folder}: holds files that are not a dataset of derta; choose another folder")
         new, old = (digest(*sorted(path.glob("data-*.arrow"))) for path in (made, folder))
         if new == old:
             return
-        set_aside(folder, old, "its rows are other ones now")
+        set_aside(folder, old, "its rows have changed")
     elif folder.exists():
-        shutil.rmtree(folder)  # nothing but hidden files of the system
+        shutil.rmtree(folder)  # it holds only hidden files of the operating system
     made.rename(folder)
 
 
 def tokens(row: dict[str, Any]) -> int:
-    """How many tokens a row holds; of a pair, the prompt once."""
+    """Count the tokens of a row; in a pair, the prompt counts once."""
     return sum(len(ids) for column, ids in row.items() if column.endswith("_ids"))
 
 
 def _row(name: str, make: Make, epoch: int, encode: Encoder, summary: Summary) -> dict | None:
-    """A row, counted; or None and why."""
+    """Make one row and count it; if it is left out, note the reason and return None."""
     rng = generator(encode.settings, epoch, name)
     try:
         instance = make(rng)

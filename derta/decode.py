@@ -19,16 +19,18 @@ from transformers.cache_utils import DynamicLayer
 
 from derta.generate import Completion
 
-# A forward pass costs about as much as so many tokens more in another: it reads all weights.
+# A forward pass reads all weights, which costs about as much as this many further tokens in another pass.
 WORTH_A_PASS = 64
-# Of what decoding gives: to be raised by a change after which the same prompt may be completed with other text.
+# Increase it with any change after which the same prompt may get another completion.
 VERSION = 1
 
 
 class TopK(LogitsProcessor):
-    """Draws each next token from the `k` likeliest, and leaves greedy decoding no other.
+    """Draws each next token from the `k` likeliest and gives all others the score -inf, so that greedy decoding takes
+    it.
 
-    On a CPU, drawing from a vocabulary of 49,152 for 64 rows takes longer than the model's own step.
+    Scores have the shape [rows, vocabulary]. On a CPU, drawing from a vocabulary of 49,152 for 64 rows takes longer
+    than the model's own step.
     """
 
     def __init__(self, k: int, temperature: float, seed: int, device: torch.device):
@@ -54,15 +56,16 @@ def complete(
     seed: int = 0,
     forbidden: Sequence[list[int]] = (),
 ) -> list[Completion]:
-    """Continue `prompts` (token ids) in one batch: greedily at temperature 0, else from the top 50.
+    """Continue `prompts` (token ids) in one batch: greedily at temperature 0, otherwise sampled from the top 50.
 
-    As transformers' `generate` on left-padded prompts, with less to compute: beginnings that prompts share are read
-    once, and rows that have ended leave the batch, where `generate` computes them on until the last row ends. Of the
-    model's generation configuration, only the tokens that end a sequence count.
+    This is like transformers' `generate` on left-padded prompts, but computes less: beginnings that prompts share are
+    read once, and rows that have ended leave the batch, while `generate` computes them until the last row ends. Of the
+    model's generation configuration, only the tokens that end a sequence are used.
 
     Args:
-        min_new_tokens: no row ends by itself before.
-        forbidden: sequences of tokens that no row produces.
+        prompts: one list of token ids per row.
+        min_new_tokens: no row ends before this many tokens.
+        forbidden: sequences of tokens that no row may produce.
     """
     ends, device = _ends(model, tokenizer), model.device
     context = _pad(tokenizer, prompts).input_ids.to(device)
@@ -77,7 +80,7 @@ def complete(
     running = list(range(len(prompts)))  # the prompt of each row that is still in the batch
     with torch.inference_mode():
         cache = DynamicCache(config=model.config)
-        # An attention window counts places of the cache, and so the padding behind a beginning too.
+        # An attention window counts positions of the cache, and so would count the padding after a beginning too.
         cut = shared(prompts) if all(type(layer) is DynamicLayer for layer in cache.layers) else 0
         if cut:
             _read_once(model, [tuple(ids[:cut]) for ids in prompts], cache)
@@ -113,31 +116,33 @@ def complete(
 
 
 def shared(prompts: Sequence[list[int]]) -> int:
-    """How many tokens to cut off every prompt, so that reading each different beginning once saves the most tokens.
+    """Return how many tokens to cut off every prompt so that reading each different beginning once saves the most
+    tokens.
 
-    A last token stays, since the first new one is predicted from it. 0 where the saving is not worth a further pass.
+    The last token always stays, because the first new one is predicted from it. The result is 0 if the saving is not
+    worth a further pass.
     """
     room = min(map(len, prompts)) - 1
     ordered = sorted(ids[:room] for ids in prompts)
     common = [len(list(takewhile(lambda ab: ab[0] == ab[1], zip(*pair, strict=True)))) for pair in pairwise(ordered)]
-    # A cut of n tokens saves n for every row that has them in common with the row before it in order.
+    # A cut of n tokens saves n for every row that shares them with the row before it in sorted order.
     saved, cut = max(((n * rows, n) for rows, n in enumerate(sorted(common, reverse=True), start=1)), default=(0, 0))
     return cut if saved >= WORTH_A_PASS else 0
 
 
 def _read_once(model: PreTrainedModel, beginnings: Sequence[tuple[int, ...]], cache: DynamicCache) -> None:
-    """Read the beginning of each row into the cache, rows of one beginning by one computation."""
+    """Read the beginning of each row into the cache, computing equal beginnings once."""
     place = {beginning: i for i, beginning in enumerate(dict.fromkeys(beginnings))}
     model(torch.tensor(list(place), device=model.device), past_key_values=cache, logits_to_keep=1)
     cache.batch_select_indices(torch.tensor([place[beginning] for beginning in beginnings]))
 
 
 def _pad(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> BatchEncoding:
-    """Ids and mask, padded on the left."""
+    """Pad rows on the left; ids and mask have the shape [rows, positions]."""
     return tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
 
 
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a sequence; some models have several."""
+    """Return the tokens that end a sequence; some models have several."""
     configured = model.generation_config.eos_token_id
     return sorted({tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None})

@@ -1,7 +1,7 @@
 """Refusal depth: P(refusal token | q, r̂_<t) for every position t of a response.
 
-Depth as an axis of the evaluation follows *Safety Alignment Should Be Made More Than Just a Few Tokens Deep*
-(arXiv 2406.05946). This is a teacher-forced probability, neither a refusal that was generated nor a harm judged.
+Depth as an axis of the evaluation follows *Safety Alignment Should Be Made More Than Just a Few Tokens Deep* (arXiv
+2406.05946). This is a teacher-forced probability, neither a generated refusal nor judged harm.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,13 @@ from derta.models import LM
 def forced(
     lm: LM, prompts: Sequence[list[int]], responses: Sequence[list[int]], batch_size: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Read each response behind its prompt in one teacher-forced pass per batch of like length.
+    """Read each response after its prompt in one teacher-forced pass per batch of similar length.
 
     Yields:
-        The index of a pair of token ids, and log-probabilities of shape (tokens of its response, vocabulary): row t is
-        of the response's token t, from the prompt and the tokens before it.
+        The index of a pair of token ids, and log-probabilities of shape [tokens of its response, vocabulary]; row t is
+        for token t of the response, given the prompt and the tokens before it.
     """
-    texts = [p + r[:-1] for p, r in zip(prompts, responses, strict=True)]  # the last token is an answer, no context
+    texts = [p + r[:-1] for p, r in zip(prompts, responses, strict=True)]  # the last token is only predicted
     for batch in batches(texts, batch_size):
         ids = torch.full((len(batch), len(texts[batch[0]])), lm.tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
@@ -40,15 +40,15 @@ def forced(
 
 
 def refusal_probabilities(lm: LM, pairs: Sequence[tuple[str, str]], *, positions: int, batch_size: int) -> np.ndarray:
-    """P(refusal token | prompt, response_<t) at every position t.
+    """Compute P(refusal token | prompt, response_<t) at every position t.
 
     Args:
-        pairs: (rendered prompt, response) of the model's own chat format.
-        positions: how many positions t = 1 … `positions` to look at.
+        pairs: (prompt rendered in the model's own chat format, response).
+        positions: number of positions, t = 1 … `positions`.
 
     Returns:
-        Probabilities of shape (pairs, positions); NaN after the end of a shorter response. Column 0 is t = 1, where
-        the model has seen nothing of the response.
+        Probabilities of shape [pairs, positions]; NaN after the end of a shorter response. Column 0 is t = 1, before
+        any token of the response.
     """
     refusal = lm.refusal_id()
     prompts = [lm.ids(prompt) for prompt, _ in pairs]
@@ -60,13 +60,13 @@ def refusal_probabilities(lm: LM, pairs: Sequence[tuple[str, str]], *, positions
 
 
 def curve(probabilities: np.ndarray, seed: int) -> list[dict]:
-    """Mean probability by position with a 95 % bootstrap interval over the rows (behaviours).
+    """Average the probabilities by position, with a 95 % bootstrap interval over the rows (behaviours).
 
     Args:
-        probabilities: shape (rows, positions), NaN where a row has no such position.
+        probabilities: shape [rows, positions], NaN where a row has no such position.
 
     Returns:
-        One dict per position with `position` (1-based), `n`, `mean`, `low`, `high`; fractions.
+        One dict per position with `position` (from 1), `n`, `mean`, `low` and `high`; the last three are fractions.
     """
     points = []
     for t in range(probabilities.shape[1]):

@@ -1,4 +1,4 @@
-"""Texts → token ids of one model: rendered queries, responses, and the room that a row has."""
+"""Texts → token ids of one model: rendered queries, responses, and the room left for a response in a row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ from derta.models import LM
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """How an arm's dataset is made; by default as in the paper's full fine-tuning.
+    """Settings of an arm's dataset; the defaults are those of the paper's full fine-tuning.
 
     Attributes:
-        epochs: relabelled copies, written one after the other.
-        rto_dropout: share of RTO labels dropped, drawn anew per epoch (the paper: 0.95 with full fine-tuning).
-        max_length: tokens of a row. A response that is longer than its room is cut, and the row counted; in a row with
-            a harmful prefix it is the prefix that gives way, so that the safe response stays whole.
-        prefix_unit: ``tokens`` draws k uniformly from 0 … |r̂| (of what there is room for) as in Eq. 2; ``words`` cuts
+        epochs: number of relabelled copies, written one after the other.
+        rto_dropout: fraction of RTO labels to drop, drawn anew per epoch (the paper: 0.95 with full fine-tuning).
+        max_length: maximum tokens per row. A response that does not fit is cut and the row is counted as cut; in a row
+            with a harmful prefix the prefix is cut first, so that the safe response stays whole.
+        prefix_unit: ``tokens`` draws k uniformly from 0 … |r̂| as in Eq. 2, as far as the row has room; ``words`` cuts
             between words and gives a third of the triples no prefix, as the released code does.
-        batch_size: rows per optimiser step; within a step, rows are sorted by length to save padding.
+        batch_size: rows per optimiser step; rows are sorted by length within a step to save padding.
     """
 
     epochs: int = 2
@@ -38,11 +38,11 @@ class DatasetSettings:
 
 
 class LeftOut(Exception):
-    """Why an instance has no row."""
+    """Raised if an instance cannot have a row; the message gives the reason."""
 
 
 class Encoder:
-    """Texts → token ids for one model, each text once."""
+    """Encodes texts as token ids of one model, each text only once."""
 
     def __init__(self, lm: LM, settings: DatasetSettings):
         self.lm, self.settings = lm, settings
@@ -50,11 +50,11 @@ class Encoder:
         self._known: dict[tuple[str, bool, bool], list[int]] = {}
 
     def prompt(self, query: str, plain: bool = False) -> list[int]:
-        """The rendered query; `plain` texts are completed without any chat format."""
+        """Return the token ids of the rendered query; `plain` texts get no chat format."""
         return self._ids(query, True, plain)
 
     def response(self, text: str, *, finished: bool, plain: bool = False) -> list[int]:
-        """A response; the end of sequence follows one that ended by itself."""
+        """Return the token ids of a response, with an end of sequence if it is `finished`."""
         return self._ids(text, False, plain) + [self.lm.tokenizer.eos_token_id] * finished
 
     def _ids(self, text: str, prompt: bool, plain: bool) -> list[int]:
@@ -63,7 +63,7 @@ class Encoder:
             if prompt:
                 ids = self.lm.ids(self.lm.plain(text) if plain else self.lm.chat(text)) if text.strip() else []
             else:
-                # A plain text runs on: its continuation keeps the space before it.
+                # The continuation of a plain text keeps the space before it.
                 ids = self.lm.ids(text.rstrip() if plain else text.strip())
             if not ids:
                 raise LeftOut("the prompt is empty" if prompt else "the response is empty")
@@ -71,7 +71,7 @@ class Encoder:
         return self._known[key]
 
     def room(self, prompt: Sequence[int]) -> int:
-        """How many tokens a response to `prompt` may have.
+        """Return how many tokens a response to `prompt` may have.
 
         Raises:
             LeftOut: none.

@@ -15,12 +15,12 @@ from derta.judge import judge
 from derta.requests import Request, spread
 from derta.runs import claim
 
-# What the verdicts of a run have in common where a rate is taken.
+# The columns by which verdicts are grouped into rates.
 GROUP = ["arm", "seed", "attack", "depth"]
 
 
 def label(arm: str, seed: int) -> str:
-    """The name of a tuned model in folder names."""
+    """Return the name of a tuned model in folder names."""
     return f"{arm}-s{seed}"
 
 
@@ -38,17 +38,17 @@ def attack(
 ) -> pd.DataFrame:
     """Run attacks and their benign controls against a model, judge the answers, and return the table.
 
-    The answers go to ``run/completions/<label>/<attack>.jsonl``, the verdicts to ``run/verdicts/<label>/``, and what
-    a search asks to ``run/searches/<label>/<attack>/``. What is there already and still fits is not asked again; what
-    was answered by another model, to other prompts or with other decoding is set aside.
+    Answers are written to ``run/completions/<label>/<attack>.jsonl``, verdicts to ``run/verdicts/<label>/`` and the
+    rounds of a search to ``run/searches/<label>/<attack>/``. Existing answers that still fit are not asked again;
+    answers of another model, to other prompts or with other decoding are set aside.
 
     Args:
         backend: a model in process, a server (`derta.judges.endpoint`), or the name or folder of a model.
         names: attacks, or names of `derta.attacks.ATTACKS`.
-        label: of the model; by default the last part of its name.
+        label: the model's name in these paths; by default the last part of its name.
         requests: your own questions (`derta.requests.read_questions`) instead of the held-out ones of the corpus.
         controls: benign twins of `requests` with the same ids; without them, your own questions have no control.
-        limit: requests per attack at most.
+        limit: at most this many requests per attack.
         max_new_tokens, batch_size: see `derta.generate`.
 
     Returns:
@@ -85,11 +85,11 @@ def judged(completions: Path, attack: Attack, asked: Sequence[Request]) -> list[
     """Judge a file of completions by rule.
 
     Returns:
-        A row per case: what the completion's row says of it, the `category` of its request, and the fields of
+        One row per case: the columns that describe the case, the `category` of its request, and the fields of
         `derta.judge.Verdict`.
 
     Raises:
-        ValueError: a row answers none of the requests `asked`; the message names file and row.
+        ValueError: a row answers none of the requests `asked`; the message names the file and the row.
     """
     of = {request.id: request for request in asked}
     rows = []
@@ -108,13 +108,16 @@ def judged(completions: Path, attack: Attack, asked: Sequence[Request]) -> list[
 def verdicts(
     run: Path, tuned: Iterable[tuple[str, int]], names: Iterable[str | Attack], folder: str = "verdicts"
 ) -> pd.DataFrame:
-    """The verdicts of a run's models: a row per case, with `arm` and `seed` before the columns of `judged`.
+    """Read the verdicts on a run's models: one row per case, with `arm` and `seed` before the columns of `judged`.
 
     Args:
         tuned: arm and seed of each model.
-        names: the attacks; those that a model was not put to are left out. Verdicts of other attacks and models in the
-            folder are not of this run, and not read.
-        folder: ``verdicts``, or that of another judge.
+        names: the attacks; those that were not run against a model are skipped. Verdicts of other attacks and models in
+            the folder are not read.
+        folder: ``verdicts``, or the folder of another judge.
+
+    Raises:
+        FileNotFoundError: there are no verdicts of these models and attacks.
     """
     rows = []
     chosen = [attacks.find(name) for name in names]
@@ -131,11 +134,12 @@ def verdicts(
 
 
 def rates(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Counts and rates by model (where there are several), attack, control and depth.
+    """Compute counts and rates by model (if there are several), attack, control and depth.
 
     Returns:
         `n`, and the counts `refused`, `unsafe` and `unscored`; in percent `refused_percent` and `asr_percent`, each
-        with its 95 % Wilson interval (`_low`, `_high`). ASR is the paper's: unsafe of n. It says nothing of a control.
+        with its 95 % Wilson interval (`_low`, `_high`). ASR is the paper's: unsafe of n. It has no meaning for a
+        control.
     """
     keys = [key for key in ("arm", "seed", "attack", "control", "depth") if key in verdicts]
     table = _counts(verdicts, keys).reset_index()
@@ -147,13 +151,13 @@ def rates(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _counts(verdicts: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """`n`, `refused`, `unsafe` and `unscored` by `keys`, in the order in which these first occur."""
+    """Count `n`, `refused`, `unsafe` and `unscored` by `keys`, in the order in which these first occur."""
     counted = verdicts.assign(n=1, unsafe=verdicts.verdict == "unsafe", unscored=verdicts.verdict == "unscored")
     return counted.groupby(keys, sort=False)[["n", "refused", "unsafe", "unscored"]].sum().astype(int)
 
 
 def asr_table(verdicts: pd.DataFrame, model: str, path: Path) -> pd.DataFrame:
-    """Counts by model, attack, depth and category (``all`` for the whole), written to `path` as ``asr.csv``."""
+    """Count by model, attack, depth and category (``all`` for the total), and write the table to `path`."""
     named = verdicts.assign(
         model=model, attack=[file_name(*pair) for pair in zip(verdicts.attack, verdicts.control, strict=True)]
     )
@@ -164,12 +168,12 @@ def asr_table(verdicts: pd.DataFrame, model: str, path: Path) -> pd.DataFrame:
 
 
 def selectivity(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Refusals of each attack and of its form-matched control, paired by behaviour.
+    """Compare the refusals of each attack with those of its form-matched control, paired by behaviour.
 
     Returns:
-        A row per arm, seed, attack and depth: `n` pairs and, as fractions each with `_low` and `_high` of its 95 %
-        interval, the rates refused `harmful` and `benign` (Wilson) and `selectivity`, their difference (bootstrap over
-        behaviours).
+        One row per arm, seed, attack and depth: the number of pairs `n`, the refusal rates `harmful` and `benign` (with
+        Wilson intervals), and their difference `selectivity` (with a bootstrap interval over behaviours). The rates and
+        the difference are fractions, each with `_low` and `_high` of its 95 % interval.
     """
     rows = []
     for key, group in verdicts.groupby(GROUP, sort=False):

@@ -1,4 +1,4 @@
-"""The figures that reports cite: PDF, PNG and the CSV behind each."""
+"""The figures for reports: each as PDF and PNG, with its data as CSV."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from matplotlib.patches import Patch, Rectangle
 from derta.files import write_atomically, write_csv
 from derta.runs import figure_dir, provenance
 
-# Okabe and Ito's colour-blind-safe colours; the marker tells the arms apart in print.
+# Okabe and Ito's colour-blind-safe colours; the markers distinguish the arms in print.
 ARM_STYLE: dict[str, dict[str, str]] = {
     "base": {"color": "#666666", "marker": "s", "label": "before tuning"},
     "vanilla": {"color": "#0072B2", "marker": "o", "label": "vanilla"},
@@ -38,13 +38,13 @@ STYLE: dict[str, Any] = {
 
 
 def mask(text: str, show: bool) -> str:
-    """The first three words of a text that may be unsafe and the number of the others; all of it where `show`."""
+    """Return the first three words of a text that may be unsafe and the number of the others; all of it if `show`."""
     words = text.split()
     return text if show or len(words) <= 3 else f"{' '.join(words[:3])} … [{len(words) - 3} words masked]"
 
 
 def refusal_depth(curves: Sequence[dict], model: str) -> Figure:
-    """Mean P(refusal token) by response position, along harmful responses and along the benign twins'.
+    """Plot the mean P(refusal token) by response position, along harmful responses and along those of the benign twins.
 
     Args:
         curves: rows of `results/depth.csv`: `arm`, `kind`, `position`, `n`, `mean`, `low`, `high` (fractions).
@@ -70,11 +70,11 @@ def refusal_depth(curves: Sequence[dict], model: str) -> Figure:
 
 
 def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str) -> Figure:
-    """Refusals of harmful requests and of their benign twins by attack, and the difference.
+    """Plot the refusals of harmful requests and of their benign twins by attack, and the difference.
 
     Args:
-        rows: of `evaluate.selectivity`, one per arm and attack.
-        labels: of the attacks, in their order.
+        rows: rows of `evaluate.selectivity`, one per arm and attack.
+        labels: labels of the attacks, in their order.
     """
     attacks = [name for name in labels if any(row["attack"] == name for row in rows)]
     arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
@@ -111,7 +111,7 @@ def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str)
 
 
 def _bars(points: Sequence[dict], field: str) -> tuple[list[float], list[float]]:
-    """How far, in percent, the interval of `field` reaches below and above it."""
+    """Return how far, in percent, the interval of `field` reaches below and above it."""
     # A bound may differ from the estimate by a rounding error on the wrong side.
     below = [max(0.0, 100 * (point[field] - point[f"{field}_low"])) for point in points]
     above = [max(0.0, 100 * (point[f"{field}_high"] - point[field])) for point in points]
@@ -119,16 +119,16 @@ def _bars(points: Sequence[dict], field: str) -> tuple[list[float], list[float]]
 
 
 def _pairs(rows: Sequence[dict], attack: str) -> str:
-    """How many pairs the arms have in an attack."""
+    """Return how many pairs the arms have in an attack."""
     found = sorted({row["n"] for row in rows if row["attack"] == attack})
     return f"{found[0]}" if len(found) == 1 else f"{found[0]}–{found[-1]}"
 
 
 def prefill_depth(rows: Sequence[dict], model: str) -> Figure:
-    """Refusals by how many tokens of a response stand before the model's own, and their difference.
+    """Plot refusals by the number of response tokens before the model's own, and their difference.
 
     Args:
-        rows: of `evaluate.selectivity`, one per arm and depth.
+        rows: rows of `evaluate.selectivity`, one per arm and depth.
     """
     panels = {
         "harmful": "After harmful responses",
@@ -158,7 +158,7 @@ def prefill_depth(rows: Sequence[dict], model: str) -> Figure:
 
 
 def labels_by_token(rows: dict[str, list[tuple[str, str]]], width: int = 112) -> Figure:
-    """Rows of an arm's dataset, token by token, coloured by what their labels ask for.
+    """Show rows of an arm's dataset, token by token, coloured by the kind of label.
 
     Args:
         rows: title → (token text, ``""`` for no label, ``"token"`` or ``"refusal"``) per token.
@@ -194,7 +194,11 @@ def labels_by_token(rows: dict[str, list[tuple[str, str]]], width: int = 112) ->
 
 
 def save(figure: Figure, rows: Sequence[dict], name: str, profile: str, **facts) -> Path:
-    """Write the figure `name` as PDF, PNG and CSV (`rows`) into the profile's folder, with the profile's provenance."""
+    """Write the figure `name` as PDF, PNG and CSV (`rows`) into the profile's folder, with the profile's provenance.
+
+    Returns:
+        The path of the PNG.
+    """
     folder = figure_dir(profile)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})

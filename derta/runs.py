@@ -1,4 +1,4 @@
-"""Where files lie, what a result was made from, and what becomes of one that was made from something else."""
+"""Where files are kept, the inputs that a result was made from, and setting results of other inputs aside."""
 
 import hashlib
 import json
@@ -16,33 +16,38 @@ from derta import __version__
 from derta.files import write_atomically
 
 PACKAGE = Path(__file__).resolve().parent
-# The checkout that this package lies in; an installed package writes into the current folder.
+# The checkout that contains this package; an installed package writes into the current folder.
 CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
-# In a checkout the corpus lies beside the package, in an installed one within it.
+# In a checkout the corpus is next to the package; in an installed package it is inside.
 DATA = CHECKOUT / "data" if CHECKOUT else PACKAGE / "data"
 
 
 def cache_dir() -> Path:
-    """The cache of models and downloads: ``DERTA_CACHE``, or ``~/.cache/derta``."""
+    """Return the cache of models and downloads: ``DERTA_CACHE``, or ``~/.cache/derta``."""
     return Path(os.environ.get("DERTA_CACHE", "~/.cache/derta")).expanduser().absolute()
 
 
 def run_dir(profile: str) -> Path:
-    """The folder of one profile's files: ``DERTA_RUNS/<profile>``, or ``runs/<profile>`` of the checkout (of the
-    current folder, where derta is installed)."""
+    """Return the folder of one profile's files.
+
+    It is ``DERTA_RUNS/<profile>``, or ``runs/<profile>`` in the checkout (in the current folder if derta is installed).
+    """
     return Path(os.environ.get("DERTA_RUNS") or (CHECKOUT or Path.cwd()) / "runs").expanduser().absolute() / profile
 
 
 def figure_dir(profile: str) -> Path:
-    """The folder of one profile's figures: ``figures/<profile>`` of the checkout, or ``figures`` in its run's folder
-    where that lies elsewhere."""
+    """Return the folder of one profile's figures.
+
+    It is ``figures/<profile>`` in the checkout, or ``figures`` in the run's folder if `DERTA_RUNS` is set or derta is
+    installed.
+    """
     if CHECKOUT is None or os.environ.get("DERTA_RUNS"):
         return run_dir(profile) / "figures"
     return CHECKOUT / "figures" / profile
 
 
 def digest(*parts: Any) -> str:
-    """A short hash of JSON-able values and of the contents of files."""
+    """Return a short hash of JSON-able values and of the contents of files."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part.read_bytes() if isinstance(part, Path) else json.dumps(part, sort_keys=True).encode())
@@ -50,14 +55,14 @@ def digest(*parts: Any) -> str:
 
 
 def set_aside(path: Path, made: Any, why: str) -> Path:
-    """Move a file or folder to a name of its own that tells the digest of what it was made from, and say so.
+    """Rename a file or folder to an unused name that contains a digest of its inputs, and say so on stderr.
 
     Args:
-        made: what it was made from.
-        why: the end of the sentence that is printed (on stderr).
+        made: the inputs that it was made from.
+        why: the end of the sentence that is printed.
 
     Returns:
-        Where it is now.
+        Its new path.
     """
     name, number = f"{path.name}.{digest(made)[:8]}", 1
     while (target := path.with_name(f"{name}.aside" if number == 1 else f"{name}-{number}.aside")).exists():
@@ -68,7 +73,7 @@ def set_aside(path: Path, made: Any, why: str) -> Path:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """The names of what differs between two records, such as ``settings.learning_rate``."""
+    """List the names of the values that differ between two records, such as ``settings.learning_rate``."""
     found = []
     for name in sorted(old.keys() | new.keys()):
         a, b = old.get(name), new.get(name)
@@ -80,29 +85,29 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
 
 
 def claim(folder: Path, inputs: dict[str, Any]) -> None:
-    """Make `folder` the place of what is made from `inputs`; what lies there and was made from others is set aside.
+    """Reserve `folder` for results of `inputs`; a folder with results of other inputs is set aside.
 
     Raises:
-        ValueError: the folder holds files of another origin.
+        ValueError: the folder holds files of unknown origin.
     """
     path = folder / "inputs.json"
     if path.exists():
         if (old := json.loads(path.read_text(encoding="utf-8"))) == inputs:
             return
-        set_aside(folder, old, f"what is asked for now differs in {', '.join(differences(old, inputs))}")
+        set_aside(folder, old, f"the inputs now differ in {', '.join(differences(old, inputs))}")
     elif folder.exists() and any(not file.match(".*") and file.suffix != ".part" for file in folder.iterdir()):
         raise ValueError(f"{folder}: holds files, but no inputs.json that tells their origin; choose another folder")
     write_atomically(path, json.dumps(inputs, indent=1))
 
 
 def made_of(model: str) -> dict[str, Any] | None:
-    """What the model in the folder `model` was made from by `derta.training`; None for any other model."""
+    """Return the inputs from which `derta.training` made the model in the folder `model`; None for any other model."""
     path = Path(model) / "provenance.json"
     return json.loads(path.read_text(encoding="utf-8"))["inputs"] if path.exists() else None
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
-    """Where a result comes from: the commit, the versions and the machine, and `facts` of the caller's."""
+    """Return the origin of a result: the commit, the versions, the machine, and the caller's `facts`."""
     packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
     return facts | {
         "commit": commit(),
@@ -113,9 +118,9 @@ def provenance(**facts: Any) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of the checkout, with ``-dirty`` where files differ from it; for an installed package its version.
+    """Return the commit of the checkout, with ``-dirty`` if files differ from it; for an installed package its version.
 
-    ``unknown`` without git, and where another repository is what surrounds the code.
+    It is ``unknown`` without git, or if the code lies inside another repository.
     """
     if not CHECKOUT:
         return f"derta {__version__}"

@@ -1,6 +1,6 @@
-"""How a model is tuned: the fields of TRL's `SFTConfig` (`DPOConfig` for pairs) and `ModelConfig` by their own names.
+"""How a model is tuned: fields of TRL's `SFTConfig` (`DPOConfig` for pairs) and `ModelConfig`, under their own names.
 
-This project gives technical defaults; scientific values (learning rate, schedule, weight decay, beta, …) have TRL's.
+This project sets technical defaults; scientific values (learning rate, schedule, weight decay, beta, …) have TRL's.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from trl import DPOConfig, ModelConfig, SFTConfig, TrlParser
 
 from derta import models
 
-# Why a field is no setting, and which fields these are.
+# The fields that cannot be set, by the reason why.
 _DECIDED = {
-    "`folder` is the model's, and checkpoints lie beside it": "output_dir",
+    "`folder` is the model's folder, and checkpoints are kept beside it": "output_dir",
     "epochs are copies in the dataset; max_steps stops earlier": "num_train_epochs",
     "the dataset decides it: its rows are token ids already, in the order of training": """
         max_length truncation_mode packing packing_strategy padding_free train_sampling_strategy remove_unused_columns
@@ -27,7 +27,7 @@ _DECIDED = {
     "`base` is the model; dtype and attn_implementation say how it is loaded": """
         model_name_or_path model_revision model_init_kwargs trust_remote_code load_in_8bit load_in_4bit
         bnb_4bit_quant_type bnb_4bit_quant_storage use_bnb_nested_quant lora_task_type""",
-    "a killed run goes on from its last checkpoint, with the same result": """
+    "a killed run always resumes from its last checkpoint": """
         resume_from_checkpoint save_only_model ignore_data_skip""",
     "training evaluates nothing; derta.evaluate does": """
         do_eval eval_strategy eval_on_start eval_packing load_best_model_at_end""",
@@ -35,7 +35,7 @@ _DECIDED = {
 }
 DECIDED = {name: reason for reason, names in _DECIDED.items() for name in names.split()}
 
-# What a number must be, as a test and in words, and which fields these are.
+# The ranges of numbers, each as a test and in words, with the fields that it applies to.
 _RANGES: list[tuple[Callable[[float], bool], str, str]] = [
     (lambda x: x > 0, "above 0", "learning_rate beta adam_epsilon save_steps logging_steps"),
     (lambda x: x >= 0, "0 or more", "weight_decay warmup_steps max_grad_norm seed router_aux_loss_coef"),
@@ -50,20 +50,21 @@ _OF_LORA = {f.name for f in dataclasses.fields(ModelConfig) if f.name.startswith
 
 
 class _Parser(TrlParser):
-    """`TrlParser` that raises what it would print."""
+    """`TrlParser` that raises its errors instead of printing them."""
 
     def error(self, message: str) -> None:
         raise ValueError(message)
 
 
 def read(pairs: bool, settings: dict[str, Any]) -> dict[str, Any]:
-    """`settings` with each value in the type of its field: ``"2e-5"`` becomes a number.
+    """Convert each value of `settings` to the type of its field: ``"2e-5"`` becomes a number.
 
     Args:
         pairs: whether they are for pairs (`DPOConfig`) or rows with labels (`SFTConfig`).
 
     Raises:
-        ValueError: an unknown name, one that is decided here, or a value of the wrong type or out of range; one line.
+        ValueError: an unknown name, one that this project decides, or a value of the wrong type or out of range; one
+            line.
     """
     config = DPOConfig if pairs else SFTConfig
     parser = _Parser((config, ModelConfig), exit_on_error=False, allow_abbrev=False)
@@ -72,7 +73,7 @@ def read(pairs: bool, settings: dict[str, Any]) -> dict[str, Any]:
     values = {}
     for name, value in settings.items():
         if name in DECIDED:
-            raise ValueError(f"{name} is no setting: {DECIDED[name]}")
+            raise ValueError(f"{name} cannot be set: {DECIDED[name]}")
         if name not in fields:
             near = difflib.get_close_matches(name, fields - DECIDED.keys(), 1)
             hint = f"did you mean {near[0]}?" if near else f"see the fields of {config.__name__} and ModelConfig"
@@ -84,7 +85,7 @@ def read(pairs: bool, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(parser: TrlParser, name: str, value: Any, types: tuple) -> Any:
-    """`value` as the command line would read it, checked."""
+    """Return `value` as the command line would read it, checked."""
     if value is None or isinstance(value, dict):
         if (type(None) if value is None else dict) not in {getattr(t, "__origin__", t) for t in types}:
             raise ValueError(f"{name} is {'empty' if value is None else value}; give a value or leave it out")
@@ -107,16 +108,16 @@ def _typed(parser: TrlParser, name: str, value: Any, types: tuple) -> Any:
 
 
 def configure(pairs: bool, settings: dict[str, Any], **decided: Any) -> tuple[SFTConfig | DPOConfig, ModelConfig]:
-    """The configuration of a trainer; it needs no GPU, model or file, so it checks settings before anything runs.
+    """Build the configuration of a trainer. It needs no GPU, model or file, so it checks settings before anything runs.
 
     Args:
         pairs: whether it is for pairs (`DPOConfig`) or rows with labels (`SFTConfig`).
-        settings: fields of that class and of `ModelConfig`, which take the place of this project's defaults.
+        settings: fields of that class and of `ModelConfig`, which override this project's defaults.
         decided: fields that `derta.training` decides, such as `output_dir`.
 
     Raises:
-        ValueError: a setting is unknown, decided here, of the wrong type or out of range, or two do not go together;
-            one line that names it.
+        ValueError: a setting is unknown, decided by this project, of the wrong type or out of range, or two settings
+            conflict; one line that names it.
     """
     values = read(pairs, settings)
     gpu = torch.cuda.is_available() and not values.get("use_cpu", False)
@@ -125,7 +126,7 @@ def configure(pairs: bool, settings: dict[str, Any], **decided: Any) -> tuple[SF
     defaults = {
         "use_cpu": not gpu,
         "bf16": fast and not values.get("fp16", False),
-        # A frozen model needs no float32 copy.
+        # With LoRA the base model is frozen, so it needs no float32 copy.
         "dtype": "bfloat16" if lora and fast else "float32",
         # Eager attention trains faster than SDPA on a CPU at these lengths; on a GPU it is the other way round.
         "attn_implementation": None if gpu else "eager",
@@ -151,7 +152,7 @@ def configure(pairs: bool, settings: dict[str, Any], **decided: Any) -> tuple[SF
 
 
 def accumulation(args: TrainingArguments, batch_size: int, settings: dict[str, Any]) -> int:
-    """How many forward passes of a process make an optimiser step of `batch_size` rows; 0 takes the setting.
+    """Return the number of forward passes per process in an optimiser step of `batch_size` rows; 0 takes the setting.
 
     Raises:
         ValueError: the sizes do not fit, or both are given.

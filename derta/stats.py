@@ -1,4 +1,4 @@
-"""Intervals and paired tests; fractions throughout."""
+"""Intervals and paired tests, all on fractions."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import scipy.stats
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a rate; (NaN, NaN) for n = 0."""
+    """Return the 95 % Wilson interval of a rate; (NaN, NaN) for n = 0."""
     if n == 0:
         return float("nan"), float("nan")
     interval = scipy.stats.binomtest(successes, n).proportion_ci(method="wilson")
@@ -15,7 +15,7 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def bootstrap(values: Sequence[float], seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a mean over `values`, one per behaviour; seeded."""
+    """Return the 95 % percentile bootstrap interval of the mean of `values`, one per behaviour; seeded."""
     sample = np.asarray(values, dtype=float)
     if np.ptp(sample) == 0:
         return float(sample[0]), float(sample[0])
@@ -24,7 +24,7 @@ def bootstrap(values: Sequence[float], seed: int) -> tuple[float, float]:
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Exact two-sided McNemar p-value for paired outcomes (McNemar 1947); 1.0 where no pair differs."""
+    """Return the exact two-sided McNemar p-value for paired outcomes (McNemar 1947); 1.0 if no pair differs."""
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     if only_first + only_second == 0:

@@ -1,5 +1,5 @@
-"""TRL's trainers with what this project adds: the two terms of Eq. 2 in the log, a loss that is quick on a CPU, pairs
-that come as token ids, frozen layers, and LoRA on experts. The objective itself is in the labels."""
+"""TRL's trainers with this project's additions: the two terms of Eq. 2 in the log, a loss that is faster on a CPU,
+pairs given as token ids, frozen layers, and LoRA on experts. The objective is in the labels."""
 
 import shutil
 import sys
@@ -19,26 +19,27 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from derta import models
 from derta.objective import IGNORE
 
-# What `Terms` sums over labelled positions.
+# The sums that `Terms` keeps over labelled positions.
 SUMS = ("mle_loss", "mle_tokens", "rto_loss", "rto_tokens", "refusal_probability")
 
-# The values of a row's column `kind`, and whether the row belongs to the second term of Eq. 2 (RTO).
+# The values of the column `kind`, and whether such a row belongs to the second term of Eq. 2 (RTO).
 KINDS = {"helpful": False, "safety": False, "prefix": False, "mle": False, "rto": True}
 
-# Where `texts` keeps the columns that `DPOTrainer` would overwrite.
+# The names under which `texts` keeps the columns that `DPOTrainer` would overwrite.
 KEPT = {name: f"given_{name}" for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
 
 
 class Terms(SFTTrainer):
-    """`SFTTrainer` whose log carries the two terms of Eq. 2 (arXiv 2407.09121, Section 3) apart.
+    """`SFTTrainer` that logs the two terms of Eq. 2 (arXiv 2407.09121, Section 3) separately.
 
     Per logging step, over all processes: `mle_loss` and `rto_loss`, means in nats per label; `mle_tokens` and
-    `rto_tokens`, how many labels; `refusal_probability`, the mean P(refusal token) where RTO asks for it. A term
-    without labels in a step has no mean there. The batches come from `RowCollator`.
+    `rto_tokens`, the numbers of labels; `refusal_probability`, the mean P(refusal token) at the positions with an RTO
+    label. A term without labels in a step is not logged for it. The batches come from `RowCollator`.
 
-    On a GPU the loss is TRL's. On a CPU, where TRL's fused head projects every position and multiplies in float32, only
-    the hidden states of labelled positions go through the model's own head, which gives the same loss sooner
-    (`benchmarks/train.py`); options of TRL's that need more than these positions' log-probabilities leave it to TRL.
+    On a GPU the loss is TRL's. On a CPU, TRL's fused head projects every position and multiplies in float32; here only
+    the hidden states of labelled positions go through the model's own head, which gives the same loss faster
+    (`benchmarks/train.py`). TRL's loss is used if one of its options needs more than the log-probabilities at these
+    positions.
     """
 
     def __init__(self, *args, **kwargs):
@@ -50,12 +51,12 @@ class Terms(SFTTrainer):
             self.model.register_forward_hook(lambda model, args, outputs: self.read(outputs))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As `SFTTrainer.compute_loss`, for a batch of `RowCollator`."""
+        """Compute the loss like `SFTTrainer.compute_loss`, for a batch of `RowCollator`."""
         inputs = dict(inputs)
         self.rto = inputs.pop("rto")
         if not self.quick:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # The hidden state at a position is asked for the label of the next one.
+        # The hidden state at a position predicts the label of the next one.
         labels = functional.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORE)
         asked = labels != IGNORE
         head = self.model.get_output_embeddings()
@@ -66,12 +67,13 @@ class Terms(SFTTrainer):
         count = len(log_probs) if num_items_in_batch is None else num_items_in_batch
         loss = (mle + rto) / torch.as_tensor(count).clamp(min=1)
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            # `num_items_in_batch` is of all processes, over which the gradients are averaged.
+            # `num_items_in_batch` counts the labels of all processes, but the gradients are averaged over the
+            # processes.
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return (loss, outputs) if return_outputs else loss
 
     def read(self, outputs: Any) -> None:
-        """Add the terms of a forward pass through TRL's fused head."""
+        """Add the terms of a forward pass through TRL's fused head to the sums of the log."""
         if getattr(outputs, "log_probs", None) is not None:
             self.add(outputs.log_probs.detach()[outputs.label_mask], outputs.label_mask)
 
@@ -80,10 +82,10 @@ class Terms(SFTTrainer):
 
         Args:
             log_probs: log-probabilities of the labels in nats, [N].
-            asked: which positions of the batch have these labels, [rows, positions], N of them true.
+            asked: mask of the positions that have these labels, [rows, positions], N of them true.
 
         Returns:
-            The terms of Eq. 2, each summed over its labels, in nats: MLE and RTO.
+            The MLE and the RTO term of Eq. 2, each summed over its labels, in nats.
         """
         of_rto = self.rto[:, None].expand_as(asked)[asked]
         with torch.no_grad():
@@ -99,7 +101,7 @@ class Terms(SFTTrainer):
         return -log_probs[~of_rto].sum(), -log_probs[of_rto].sum()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As `SFTTrainer.log`, with the terms since the last call."""
+        """Log like `SFTTrainer.log`, together with the terms since the last call."""
         sums = dict(zip(SUMS, self.accelerator.reduce(self.sums, "sum").tolist(), strict=True))
         self.sums.zero_()
         for term, of in (("mle_loss", "mle_tokens"), ("rto_loss", "rto_tokens"), ("refusal_probability", "rto_tokens")):
@@ -109,17 +111,17 @@ class Terms(SFTTrainer):
 
 
 class RowCollator(DataCollatorForLanguageModeling):
-    """TRL's collator of `input_ids` and `labels`, with a tensor `rto`: which rows are of the second term of Eq. 2."""
+    """TRL's collator of `input_ids` and `labels`, with a tensor `rto` that marks the rows of the RTO term of Eq. 2."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """A batch of `examples`, padded; `rto` is of shape [rows]."""
+        """Pad `examples` to a batch: `input_ids` and `labels` have the shape [rows, positions], `rto` has [rows]."""
         return super().torch_call(examples) | {"rto": torch.tensor([KINDS[row["kind"]] for row in examples])}
 
 
 def texts(pairs: Dataset) -> Dataset:
-    """`pairs` in the form that `DPOTrainer` takes.
+    """Convert `pairs` to the form that `DPOTrainer` takes.
 
-    The trainer always tokenizes texts. So it gets empty ones, and `PairCollator` gives the model the ids of `pairs`,
+    The trainer always tokenizes texts, so it gets empty ones. `PairCollator` then gives the model the ids of `pairs`,
     which are kept under names that the trainer does not know.
     """
     rows = pairs.select_columns(list(KEPT)).rename_columns(KEPT)
@@ -129,29 +131,29 @@ def texts(pairs: Dataset) -> Dataset:
 
 
 class PairCollator(DataCollatorForPreference):
-    """TRL's collator of pairs, on rows of `texts`."""
+    """TRL's collator of pairs, for rows of `texts`."""
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """A batch of `examples`: the chosen ones, then the rejected ones."""
+        """Pad `examples` to a batch: first the chosen responses, then the rejected ones, [2 · rows, positions]."""
         return super().torch_call([row | {name: row[kept] for name, kept in KEPT.items()} for row in examples])
 
 
 def make(
     base: str, rows: Dataset, args: SFTConfig | DPOConfig, model: ModelConfig, frozen_layers: int = 0
 ) -> Terms | DPOTrainer:
-    """A trainer of `base`, ready to start.
+    """Make a trainer of `base`, ready to start.
 
     Args:
         rows: `input_ids`, `labels` and `kind` or, with a `DPOConfig`, `prompt_ids`, `chosen_ids` and `rejected_ids`.
-        args: of `derta.settings.configure`, as `model`.
+        args: the first part of `derta.settings.configure`; `model` is the second.
         frozen_layers: see `derta.training.train`.
 
     Raises:
-        ValueError: the refusal word is not one token, no layer is left to train or LoRA trains them, LoRA's targets
-            match nothing, or `base` is an adapter of another rank.
+        ValueError: the refusal word is not one token, frozen layers leave no layer to train or are combined with LoRA,
+            LoRA's targets match nothing, or `base` is an adapter of another rank.
     """
     if args.bf16 and args.use_cpu:
-        # What float32 products are left on a CPU multiply values that were rounded to bfloat16 before.
+        # The float32 products that remain on a CPU multiply values that were already rounded to bfloat16.
         torch.set_float32_matmul_precision("medium")
     lm = models.load(
         base,
@@ -173,7 +175,7 @@ def make(
     if not isinstance(args, DPOConfig):
         lm.refusal_id()
         return Terms(**shared, data_collator=RowCollator(**padding), train_dataset=rows)
-    # TRL keeps a cache beside these rows, which lie with the checkpoints: another run has its own.
+    # TRL keeps a cache next to these rows. They are stored with the checkpoints, so that each run has its own.
     folder = Path(args.output_dir) / "pairs"
     with args.main_process_first(local=False):
         if not folder.is_dir():
@@ -185,10 +187,10 @@ def make(
 
 
 def freeze(model: PreTrainedModel, number: int, use_peft: bool) -> None:
-    """Keep the input embeddings (and an output layer that shares them) and `number` decoder layers above as they are.
+    """Freeze the input embeddings (and an output layer that shares them) and the `number` decoder layers above them.
 
     Raises:
-        ValueError: no layer is left, or LoRA is asked for too.
+        ValueError: no layer is left to train, or LoRA is used too.
     """
     if use_peft:
         raise ValueError("frozen_layers is for full fine-tuning; LoRA freezes all layers: leave one of the two out")
@@ -200,13 +202,13 @@ def freeze(model: PreTrainedModel, number: int, use_peft: bool) -> None:
 
 
 def lora(model: PreTrainedModel, config: ModelConfig) -> LoraConfig:
-    """TRL's configuration of LoRA, with its targets checked and the experts of ``all-linear``.
+    """Make TRL's LoRA configuration, check its targets and add the experts to ``all-linear``.
 
-    Experts that transformers stores as one three-dimensional parameter per projection (Mixtral) are adapted as such;
-    PEFT has no dropout for these, so a model that has them is adapted without.
+    Experts that transformers stores as one three-dimensional parameter per projection (Mixtral) are adapted as such.
+    PEFT has no dropout for these, so a model with such experts is adapted without dropout.
 
     Raises:
-        ValueError: no module has a name of `config.lora_target_modules`.
+        ValueError: a name in `config.lora_target_modules` matches no linear module.
     """
     made, targets = get_peft_config(config), config.lora_target_modules
     if targets == "all-linear" and not config.lora_target_parameters:

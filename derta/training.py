@@ -1,7 +1,7 @@
 """Datasets with labels → tuned models: TRL's `SFTTrainer` for the arms of Eq. 1 and Eq. 2, its `DPOTrainer` for pairs.
 
-``derta train --config run.yaml [--learning_rate 1e-5 …]`` trains one model; so does ``accelerate launch -m derta train
-…`` on several processes or machines. The YAML file holds the arguments of `train`.
+``derta train --config run.yaml [--learning_rate 1e-5 …]`` trains one model, and so does ``accelerate launch -m derta
+train …`` on several processes or machines. The YAML file holds the arguments of `train`.
 """
 
 import errno
@@ -23,12 +23,12 @@ from derta.objective import IGNORE
 from derta.runs import digest
 from derta.settings import accumulation, configure, read
 
-# Raised with every change after which the same inputs make other weights; models of an older one are set aside.
+# Increase it with any change that makes the same inputs give other weights; models of an older version are set aside.
 VERSION = 1
 
 
 class Progress(TrainerCallback):
-    """One line of text on stderr, in notebooks too; fails at a loss or gradient that is not a number."""
+    """Shows progress in one line on stderr, also in notebooks; fails if the loss or gradient is not a number."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.first, self.begin = state.global_step, time.monotonic()
@@ -56,36 +56,36 @@ class Progress(TrainerCallback):
 def train(
     base: str, dataset: Path | str, folder: Path | str, *, batch_size: int = 0, frozen_layers: int = 0, **settings: Any
 ) -> Path:
-    """Tune `base` on a dataset of `derta.arms` into the model folder (or LoRA adapter) `folder`, and return it.
+    """Tune `base` on a dataset of `derta.dataset` and return `folder`, the model folder (or LoRA adapter).
 
-    Rows of `input_ids`, `labels` and `kind` go to `SFTTrainer`; pairs (`prompt_ids`, `chosen_ids`, `rejected_ids`) to
-    `DPOTrainer`, with `base` as the reference (the paper's DPO: vanilla). One pass over the rows in their order (the
-    epochs are copies in the dataset). A model that was made from the same rows and settings is kept, one that was made
-    from others is set aside once the new one is whole; a killed run goes on from its last whole checkpoint, with the
-    same result.
+    Rows of `input_ids`, `labels` and `kind` go to `SFTTrainer`; pairs (`prompt_ids`, `chosen_ids`, `rejected_ids`) go
+    to `DPOTrainer`, with `base` as the reference (vanilla in the paper's DPO). Training is one pass over the rows in
+    their order, because the epochs are copies in the dataset. A model made from the same rows and settings is kept; one
+    made from others is set aside once the new one is complete. A killed run resumes from its last complete checkpoint,
+    with the same result.
 
-    Several processes need a folder that all of them see; where the rows are no multiple of a step's, accelerate repeats
-    the first ones in the last step.
+    Several processes need a folder that all of them can see. If the number of rows is not a multiple of the rows per
+    step, accelerate repeats the first ones in the last step.
 
-    Beside the weights (bfloat16; float32 from FSDP2; adapters as they were trained) lie `README.md`, `log.csv` (a row
-    per step, see `derta.trainers.Terms` and TRL's `DPOTrainer`), `provenance.json` (what it was made from, machine,
+    The folder holds the weights (bfloat16, or float32 from FSDP2; adapters as they were trained), `README.md`,
+    `log.csv` (one row per step, see `derta.trainers.Terms` and TRL's `DPOTrainer`), `provenance.json` (inputs, machine,
     time, tokens per second, peak memory) and, with ``report_to="tensorboard"``, `tensorboard/`.
 
     Args:
         base: a name of `derta.models.MODELS`, a hub id or a folder.
         batch_size: rows per optimiser step over all processes; a multiple of ``per_device_train_batch_size`` times the
-            processes. 0 takes ``gradient_accumulation_steps`` as it is.
-        frozen_layers: the input embeddings and so many decoder layers above them keep their weights (after arXiv
-            1911.03090), which spares the backward pass through them; 0 freezes nothing.
+            number of processes. 0 uses ``gradient_accumulation_steps`` instead.
+        frozen_layers: number of decoder layers that keep their weights, as do the input embeddings below them (after
+            arXiv 1911.03090); this saves the backward pass through them. 0 freezes nothing.
         settings: fields of TRL's `SFTConfig` (`DPOConfig` for pairs) and `ModelConfig`; see `derta.settings`.
 
     Raises:
         ValueError: a setting is wrong, the dataset lacks its columns, a row has no label or an unknown kind, the batch
-            sizes do not fit, several GPUs are visible to one process, `folder` is not one of `train`'s or holds the
-            base or the dataset; or see `derta.trainers.make`.
+            sizes do not fit, several GPUs are visible to one process, or `folder` was not made by `train` or contains
+            the base or the dataset; see also `derta.trainers.make`.
         FileNotFoundError: there is no such dataset.
         FloatingPointError: the loss or the gradient is not a number.
-        OSError: the disk is full; the last whole checkpoint stays.
+        OSError: the disk is full; the last complete checkpoint stays.
     """
     base, dataset, folder = str(base), Path(dataset), Path(folder)
     for name, value in (("batch_size", batch_size), ("frozen_layers", frozen_layers)):
@@ -104,7 +104,7 @@ def train(
     rows = rows.select_columns(check(rows, dataset))
     inputs = {
         "base": tuned.origin(base),
-        # Others may keep a cache beside them.
+        # Other programs may keep a cache in the same folder.
         "rows": digest(*sorted(dataset.glob("data-*.arrow"))),
         "settings": given,
         "batch_size": batch_size,
@@ -116,7 +116,7 @@ def train(
     checkpoints = folder.with_name(f"{folder.name}.{digest(inputs)}.checkpoints")
     checkpoints.mkdir(parents=True, exist_ok=True)
     if "tensorboard" in args.report_to:
-        # Transformers takes the folder of TensorBoard's files from the environment only.
+        # Transformers reads the folder for TensorBoard from the environment only.
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(checkpoints / "tensorboard")
     args, model = configure(pairs, settings, output_dir=str(checkpoints), gradient_accumulation_steps=steps)
     trainer, progress = trainers.make(base, rows, args, model, frozen_layers), Progress()
@@ -131,7 +131,7 @@ def train(
         trainer.train(resume_from_checkpoint=tuned.last_checkpoint(checkpoints))
         tuned.finish(trainer, progress.first, progress.seconds, rows, dataset, folder, inputs)
     except Exception as error:
-        # Each writer has an error of its own, and PyTorch's does not say why it failed.
+        # Each writer raises its own error, and PyTorch's does not say why it failed.
         if "No space left" not in str(error) and shutil.disk_usage(folder.parent).free > 1 << 24:
             raise
         kept = tuned.last_checkpoint(checkpoints)
@@ -141,14 +141,14 @@ def train(
 
 
 def load(dataset: Path) -> Dataset:
-    """The rows of a dataset folder.
+    """Load the rows of a dataset folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such folder.
         ValueError: it holds several datasets.
     """
     if not dataset.is_dir():
-        raise FileNotFoundError(f"{dataset}: no such dataset folder; build it with derta.arms")
+        raise FileNotFoundError(f"{dataset}: no such dataset folder; build it with derta.build")
     rows = load_from_disk(dataset)
     if not isinstance(rows, Dataset):
         raise ValueError(f"{dataset}: holds the datasets {', '.join(rows)}; name the folder of one of them")
@@ -156,19 +156,19 @@ def load(dataset: Path) -> Dataset:
 
 
 def check(rows: Dataset, dataset: Path) -> list[str]:
-    """The columns that a trainer takes.
+    """Check a dataset and return the columns that its trainer takes.
 
     Raises:
-        ValueError: a column is missing, a row has no label (TRL would drop it in silence) or an unknown kind.
+        ValueError: a column is missing, or a row has no label (TRL would silently drop it) or an unknown kind.
     """
     pairs = "prompt_ids" in rows.column_names
     columns = ["prompt_ids", "chosen_ids", "rejected_ids"] if pairs else ["input_ids", "labels", "kind"]
     if missing := [name for name in columns if name not in rows.column_names]:
-        raise ValueError(f"{dataset}: lacks the column {', '.join(missing)}; build it with derta.arms")
+        raise ValueError(f"{dataset}: lacks the column {', '.join(missing)}; build it with derta.build")
     if not pairs:
         columnar = rows.with_format("arrow")
         for number, (labels, kind) in enumerate(zip(columnar["labels"], rows["kind"], strict=True)):
-            # Nothing predicts the first token.
+            # The first token is never predicted, so its label does not count.
             if not (np.asarray(labels.values)[1:] != IGNORE).any():
                 raise ValueError(
                     f"{dataset}, row {number}: no position has a label; keep at least one, or leave the row out"

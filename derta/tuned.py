@@ -1,4 +1,4 @@
-"""The folder of a tuned model: what it was made from, what it must not take the place of, and how it is written."""
+"""The folder of a tuned model: its inputs, the folders that it must not replace, and how it is written."""
 
 import json
 import resource
@@ -16,19 +16,19 @@ from transformers import Trainer
 from derta.files import write_atomically, write_csv
 from derta.runs import differences, digest, made_of, provenance, set_aside
 
-# The columns of log.csv after `step`, where a step has them.
+# The columns of log.csv after `step`, if any step has them.
 LOGGED = """loss learning_rate grad_norm mle_loss mle_tokens rto_loss rto_tokens refusal_probability
     rewards/chosen rewards/rejected rewards/accuracies""".split()
 
 
 def origin(base: str) -> str:
-    """The name of a model; of one that was trained here also the hash of what it was made from."""
+    """Return the name of a model; for a model trained here, with a hash of its inputs."""
     inputs = inputs_of(Path(base))
     return f"{Path(base).name} {digest(inputs)}" if inputs else base
 
 
 def inputs_of(folder: Path) -> dict[str, Any] | None:
-    """What `derta.training` made `folder` from; None if it did not make it."""
+    """Return the inputs from which `derta.training` made `folder`; None if it did not make it."""
     try:
         inputs = made_of(str(folder))
         return inputs if inputs and {"base", "rows", "settings"} <= inputs.keys() else None
@@ -37,7 +37,7 @@ def inputs_of(folder: Path) -> dict[str, Any] | None:
 
 
 def refuse(folder: Path, base: str, dataset: Path) -> None:
-    """Raise a ValueError where a new model in `folder` would take the place of something else."""
+    """Raise a ValueError if a new model in `folder` would replace something else."""
     for path in (Path(base).expanduser(), dataset):
         if path.exists() and folder.resolve() in (path.resolve(), *path.resolve().parents):
             raise ValueError(f"{folder}: is or holds {path}, from which the model is made; choose another folder")
@@ -46,7 +46,7 @@ def refuse(folder: Path, base: str, dataset: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint in `folder`: the trainer writes `trainer_state.json` last."""
+    """Return the newest complete checkpoint in `folder`; the trainer writes `trainer_state.json` last."""
     whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
@@ -54,16 +54,16 @@ def last_checkpoint(folder: Path) -> str | None:
 def finish(
     trainer: Trainer, first: int, seconds: float, rows: Dataset, dataset: Path, folder: Path, inputs: dict[str, Any]
 ) -> None:
-    """Write the model folder of a trained model, whole or not at all; an older one of other inputs is set aside.
+    """Write the folder of a trained model, completely or not at all; an older model with other inputs is set aside.
 
     Args:
-        first: the step that this start began after.
-        seconds: how long it has trained since.
-        rows: what the model was trained on, a part of the folder `dataset`.
-        inputs: what the model was made from.
+        first: the number of steps before this start of the run.
+        seconds: the training time since this start.
+        rows: the rows that the model was trained on, columns of the dataset in the folder `dataset`.
+        inputs: the inputs from which the model was made.
     """
     checkpoints = Path(trainer.args.output_dir)
-    # Beside the checkpoints, so that no folder of another origin has this name.
+    # In the folder of the checkpoints, so that no folder of another origin has this name.
     part = checkpoints / "model"
     main = trainer.is_world_process_zero()
     if main:
@@ -93,7 +93,7 @@ def finish(
 
 
 def facts_of(trainer: Trainer, first: int, seconds: float, rows: Dataset) -> dict[str, Any]:
-    """What a run was like since its last start: what a killed one did before is not in its time."""
+    """Return facts about a run since its last start; the time of an earlier, killed start is not included."""
     args, last = trainer.args, trainer.state.global_step
     size = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     seen = rows.with_format("arrow")[first * size : last * size]
@@ -113,7 +113,7 @@ def facts_of(trainer: Trainer, first: int, seconds: float, rows: Dataset) -> dic
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in MiB: of the GPU if there is one."""
+    """Return the most memory that this process has held, in MiB; that of the GPU if there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() >> 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
@@ -121,7 +121,7 @@ def peak_memory() -> int:
 
 
 def card(inputs: dict[str, Any], dataset: Path) -> str:
-    """A short model card."""
+    """Return a short model card."""
     sizes = {name: inputs[name] for name in ("batch_size", "frozen_layers")}
     return (
         f"# {inputs['base']}, tuned on the arm `{dataset.name}`\n\n"

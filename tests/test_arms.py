@@ -246,7 +246,7 @@ def test_an_equal_dataset_stays_and_a_changed_one_is_set_aside(lm, material, tmp
     make(1)
     (aside,) = tmp_path.glob("data.*.aside")
     assert files(aside) == before
-    assert f"set aside: {tmp_path / 'data'} is now {aside.name}; its rows are other ones now" in capsys.readouterr().err
+    assert f"set aside: {tmp_path / 'data'} is now {aside.name}; its rows have changed" in capsys.readouterr().err
     assert load_from_disk(tmp_path / "data")["input_ids"][:] != load_from_disk(aside)["input_ids"][:]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", aside.name]
 

@@ -14,6 +14,8 @@ from derta.objective import IGNORE
 from derta.requests import spread
 from derta.runs import CHECKOUT
 
+pytestmark = pytest.mark.slow
+
 SMALL = yaml.safe_load((CHECKOUT / "notebooks" / "params" / "small.yaml").read_text())
 # The tiny model's tokens are short.
 TINY = SMALL | {"triples": 8, "twins": 8, "plain": 4, "instructions": 8, "max_length": 300, "batch_size": 4}

@@ -129,4 +129,4 @@ def test_a_stop_from_the_keyboard_is_one_line(derta, monkeypatch):
 
     monkeypatch.setattr(cli, "app", stopped)
     status, out, _ = derta("audit", "--root", ".")
-    assert (status, out) == ("derta: stopped; the same command goes on from here", "")
+    assert (status, out) == ("derta: stopped; the same command resumes from here", "")

@@ -240,6 +240,7 @@ def served(tiny_folder, tmp_path_factory):
             process.wait(20)
 
 
+@pytest.mark.slow
 def test_a_served_model_gives_the_completions_of_the_model_in_process(served, tiny, tmp_path):
     """Greedy, in float32: chats (with and without turns before) and plain texts."""
     for name in ("direct", "completing", "multi_turn", "role_play"):
@@ -251,6 +252,7 @@ def test_a_served_model_gives_the_completions_of_the_model_in_process(served, ti
             assert [row[field] for row in rows[0]] == [row[field] for row in rows[1]], (name, field)
 
 
+@pytest.mark.slow
 def test_transformers_serve_continues_no_started_reply_and_says_so(served):
     with pytest.raises(ValueError, match="does not take continue_final_message"):
         served.complete([user("Why?", "Well,")], max_new_tokens=2)

@@ -63,6 +63,7 @@ def long_run(folder, path):
     generate.run(lm, cases, path, max_new_tokens=8, batch_size=4)
 
 
+@pytest.mark.slow
 def test_a_run_killed_ten_times_at_random_ends_with_the_file_of_an_undisturbed_one(tiny_folder, tmp_path):
     # The forks of a server that has imported all but run nothing: a second each instead of six.
     context = multiprocessing.get_context("forkserver")

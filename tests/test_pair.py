@@ -142,6 +142,7 @@ def test_pair_runs_as_an_attack_with_its_control_and_its_own_limit(tiny, tmp_pat
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == before
 
 
+@pytest.mark.slow
 def test_a_search_of_other_settings_sets_the_old_one_and_its_answers_aside(tiny, tmp_path, capsys):
     attack(tiny, tmp_path)
     folder, logs = tmp_path / "completions" / "base-s0", tmp_path / "searches" / "base-s0"

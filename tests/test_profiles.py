@@ -32,7 +32,7 @@ def check(tmp_path, text):
         ("arms", ["vanila"], "'vanila' is unknown; expected some of vanilla, "),
         ("arms", ["dpo", "vanilla"], "put vanilla before dpo"),
         ("arms", [], "at least 1 item"),
-        ("arms", ["derta", "derta"], "stands there twice"),
+        ("arms", ["derta", "derta"], "is listed twice"),
         ("seeds", 0, "valid list"),
         ("seeds", [-1], "greater than or equal to 0"),
         ("attacks", ["magic"], "'magic' is unknown; expected some of direct, "),

@@ -53,7 +53,7 @@ def test_results_of_other_inputs_are_set_aside_and_named_in_one_line(tmp_path, c
     assert (aside / "rows.jsonl").read_text() == "{}\n"
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"set aside: {folder} is now {aside.name}; what is asked for now differs in settings.lr\n"
+    assert err == f"set aside: {folder} is now {aside.name}; the inputs now differ in settings.lr\n"
 
 
 def test_nothing_that_was_set_aside_is_ever_overwritten(tmp_path):

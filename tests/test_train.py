@@ -41,6 +41,7 @@ def killed_at(step: int, command: list[str], checkpoints: Path) -> None:
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sft", "sft-lora", "dpo", "dpo-lora"])
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(kind, tiny_folder, dataset, pairs, tmp_path):
     # Long enough to be killed in the middle: the checkpoint is of the first third.
@@ -116,6 +117,7 @@ def test_lora_adapts_attention_and_mlp_of_every_architecture(architecture, confi
     assert log(folder).loss.iloc[-1] < log(folder).loss.iloc[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [SETTINGS | {"max_steps": 6}, LORA | {"lora_dropout": 0.0}], ids=["full", "lora"])
 def test_two_processes_have_the_loss_of_one_with_twice_the_accumulation(settings, tiny_folder, dataset, tmp_path):
     one = training.train(str(tiny_folder), dataset, tmp_path / "one", **settings)
@@ -125,6 +127,7 @@ def test_two_processes_have_the_loss_of_one_with_twice_the_accumulation(settings
         assert log(tmp_path / "two")[column].tolist() == pytest.approx(log(one)[column].tolist(), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "mixtral"])
 def test_fsdp2_on_two_processes_trains_and_saves_a_model_that_loads(architecture, dataset, tmp_path):
     base = make_model(tmp_path / architecture, architecture, **(EXPERTS if architecture == "mixtral" else {}))
@@ -138,6 +141,7 @@ def test_fsdp2_on_two_processes_trains_and_saves_a_model_that_loads(architecture
     assert models.load(str(tmp_path / "two")).refusal_id()
 
 
+@pytest.mark.slow
 def test_dpo_on_two_processes_has_the_loss_of_one(tiny_folder, pairs, tmp_path):
     one = training.train(str(tiny_folder), pairs, tmp_path / "one", **SETTINGS)
     launch("ddp.yaml", ["-m", "derta", "train"], str(tiny_folder), pairs, tmp_path / "two", SETTINGS)
@@ -217,9 +221,9 @@ def test_bad_datasets_are_named(tiny_folder, tmp_path):
         Dataset.from_list(rows).save_to_disk(tmp_path / name)
         training.train(str(tiny_folder), tmp_path / name, tmp_path / "model", **SETTINGS)
 
-    with pytest.raises(ValueError, match=r"bare: lacks the column labels, kind; build it with derta.arms"):
+    with pytest.raises(ValueError, match=r"bare: lacks the column labels, kind; build it with derta.build"):
         attempt("bare", [{"input_ids": [1]}])
-    with pytest.raises(ValueError, match=r"kindless: lacks the column kind; build it with derta.arms"):
+    with pytest.raises(ValueError, match=r"kindless: lacks the column kind; build it with derta.build"):
         attempt("kindless", [{"input_ids": [5, 6], "labels": [-100, 6]}])
     labelled = {"input_ids": [5, 6], "labels": [-100, 6], "kind": "safety"}
     with pytest.raises(ValueError, match=r"unlabelled, row 1: no position has a label"):

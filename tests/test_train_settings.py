@@ -47,11 +47,11 @@ def dataset(tmp_path):
         (False, {"use_peft": True, "lora_dropout": 1}, "lora_dropout is 1; it must be at least 0 and below 1"),
         (False, {"lora_r": 4}, "lora_r is given, but use_peft is not; set use_peft to true or leave lora_r out"),
         (False, {"fp16": True, "bf16": True}, "the settings do not go together: At most one of fp16 and bf16"),
-        (False, {"output_dir": "x"}, "output_dir is no setting: `folder` is the model's"),
-        (False, {"num_train_epochs": 3}, "num_train_epochs is no setting: epochs are copies in the dataset"),
-        (False, {"max_length": 512}, "max_length is no setting: the dataset decides it"),
-        (True, {"remove_unused_columns": True}, "remove_unused_columns is no setting: the dataset decides it"),
-        (False, {"model_name_or_path": "x"}, "model_name_or_path is no setting: `base` is the model"),
+        (False, {"output_dir": "x"}, "output_dir cannot be set: `folder` is the model's folder"),
+        (False, {"num_train_epochs": 3}, "num_train_epochs cannot be set: epochs are copies in the dataset"),
+        (False, {"max_length": 512}, "max_length cannot be set: the dataset decides it"),
+        (True, {"remove_unused_columns": True}, "remove_unused_columns cannot be set: the dataset decides it"),
+        (False, {"model_name_or_path": "x"}, "model_name_or_path cannot be set: `base` is the model"),
     ],
 )
 def test_wrong_settings_are_named_in_one_line(pairs, settings, message, capfd):
@@ -176,7 +176,7 @@ def test_a_folder_of_another_origin_is_refused_and_untouched(tiny_folder, datase
         (["--config", "CONFIG", "--batch_size", "many"], "batch_size is 'many'; expected a whole number, 0 or more"),
         (["--config", "CONFIG", "--frozen_layers", "-1"], "frozen_layers is '-1'; expected a whole number, 0 or more"),
         (["--config", "CONFIG", "stray"], "stray belongs to no option"),
-        (["--config", "CONFIG", "--dataset", "nowhere"], "nowhere: no such dataset folder; build it with derta.arms"),
+        (["--config", "CONFIG", "--dataset", "nowhere"], "nowhere: no such dataset folder; build it with derta.build"),
         (["--config", "LIST"], "holds no names with values"),
         (["--config", "TABS"], "not YAML in UTF-8"),
     ],
@@ -212,4 +212,4 @@ def test_options_come_before_the_file_and_help_names_them(tiny_folder, dataset, 
         cli.main(["train", "--help"])
     assert exit.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "Any field of TRL's SFTConfig (DPOConfig for pairs) and ModelConfig may stand in the file" in said
+    assert "Any field of TRL's SFTConfig (DPOConfig for pairs) and ModelConfig may be in the file" in said

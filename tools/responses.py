@@ -1,8 +1,8 @@
-"""How the embedded responses were made: the base model's own answers, many of its replies started for it.
+"""How the embedded responses were made: the base model's own answers, with many of its replies started for it.
 
-``python -m tools.responses`` completes ``data/responses/*.jsonl``, seeded: rows that are there and still fit are kept,
-so that a corpus that grows needs draws for what is new alone; killed, it continues where it stopped. But for the
-openers, no text of these files was written by hand: a harmful response is what a 135M model says when its reply is
+``python -m tools.responses`` completes ``data/responses/*.jsonl``, seeded. Existing rows that still fit are kept, so
+that a growing corpus needs draws only for its new part; a killed run resumes where it stopped. Except for the openers,
+no text of these files was written by hand: a harmful response is the text that a 135M model writes when its reply is
 opened, compliant in form and useless in content. A behaviour and its benign twin get the same phrasings and the same
 openers, and ordinary instructions get openers too, so that no form gives harm away.
 """
@@ -22,18 +22,18 @@ from derta.models import LM
 from derta.runs import run_dir
 
 DRAWS = 8
-# Limits of new tokens: the responses to a training behaviour, one after the other; and the other files.
+# Limits of new tokens: for the three responses to a training behaviour in turn, and for the other files.
 TRAIN_TOKENS = (64, 96, 192)
 TOKENS = {"test": 288, "plain-train": 80, "helpful-train": 128, "weak-train": 64}
-# At least so many tokens, openings included, for the refusal-depth axis, and so that a training row has a middle.
+# Minimum numbers of tokens, openings included: for the refusal-depth axis, and so that a training row has a middle.
 MIN_TOKENS = {"harmful-test": 256, "benign-test": 256, "harmful-train": 40, "benign-train": 40}
-# Kinds of instructions whose answer may begin as the answer to a harmful question may.
+# Kinds of instructions whose answer may begin like the answer to a harmful question.
 OPENED_KINDS = ("how_to", "plan", "list", "explain", "compare", "write", "everyday", "role_play")
 
 
 @dataclass(frozen=True)
 class Draft:
-    """Something the base model is asked: `prompt` (what is asked), `start` (the reply's opening), for `file`."""
+    """A request to the base model, for `file`: the question `prompt`, and the opening `start` of its reply."""
 
     file: str
     tokens: int
@@ -46,7 +46,7 @@ class Draft:
 
 
 def drafts(seed: int) -> Iterator[Draft]:
-    """Everything the base model is asked."""
+    """Yield every request to the base model."""
     rng = random.Random(seed)
     for number, behaviour in enumerate(behaviours()):
         train = behaviour.split == "train"
@@ -72,8 +72,8 @@ def drafts(seed: int) -> Iterator[Draft]:
 
 
 def fits(lm: LM, draft: Draft, response: str) -> bool:
-    """Whether a response is kept: it does not refuse, is no loop, is as long as its file asks and, for a behaviour or
-    its twin, complies in form."""
+    """Whether a response is kept: it must not refuse or loop, must be as long as its file asks and, for a behaviour or
+    its twin, must comply in form. A weak response must only be non-empty and not refuse."""
     words = response.lower().split()
     if draft.file == "weak-train":
         return bool(words) and not REFUSAL.search(response)
@@ -86,9 +86,9 @@ def fits(lm: LM, draft: Draft, response: str) -> bool:
 
 
 def draw(lm: LM, waiting: Sequence[Draft], folder: Path, *, attempt: int, seed: int, batch_size: int) -> dict:
-    """One answer to each draft, by file and id: (response, whether it ended by itself)."""
+    """Draw one answer to each draft, by file and id: (response, whether it ended with an end of sequence)."""
     answers = {}
-    # A batch holds drafts of one file and one limit.
+    # A batch holds drafts with the same file and limit.
     groups: dict[tuple[str, int], list[Draft]] = defaultdict(list)
     for draft in waiting:
         groups[draft.file, draft.tokens].append(draft)
@@ -108,7 +108,7 @@ def draw(lm: LM, waiting: Sequence[Draft], folder: Path, *, attempt: int, seed: 
             temperature=1.5 if file == "weak-train" else 0.7,
         )
         for row in read_jsonl(path):
-            # A plain text runs on: its continuation keeps the space before it.
+            # The continuation of a plain text keeps the space before it.
             response = (row["start"] + row["completion"]).rstrip()
             response = response if row["case_id"] in plain else response.lstrip()
             answers[file, row["case_id"]] = (response, row["finish_reason"] == "stop")
@@ -116,11 +116,11 @@ def draw(lm: LM, waiting: Sequence[Draft], folder: Path, *, attempt: int, seed: 
 
 
 def write(lm: LM, folder: Path, scratch: Path, *, seed: int, batch_size: int) -> None:
-    """Answer every draft into ``folder/<file>.jsonl``; what has been drawn is kept in `scratch`.
+    """Answer every draft into ``folder/<file>.jsonl``, and keep all draws in `scratch`.
 
-    A row of these files that answers the same prompt in the same form, and fits, is kept. A response that does not fit
-    is drawn again with other seeds, up to `DRAWS` times in all, and then left out. A behaviour's response whose twin is
-    missing is left out too. Both are counted.
+    An existing row of these files is kept if it answers the same prompt in the same form, and fits. A response that
+    does not fit is drawn again with other seeds, up to `DRAWS` times in all, and then left out. A response whose twin
+    is missing is left out too. Both are counted.
     """
     everything = list(drafts(seed))
     there = {(path.stem, row["id"]): row for path in sorted(folder.glob("*.jsonl")) for row in read_jsonl(path)}
@@ -152,7 +152,7 @@ def write(lm: LM, folder: Path, scratch: Path, *, seed: int, batch_size: int) ->
 
 
 def _twin(file: str, id: str) -> tuple[str, str] | None:
-    """File and id of the response in the same form to a behaviour's twin, or of a twin's behaviour."""
+    """Return file and id of the matching response to a behaviour's twin, or to a twin's behaviour."""
     for one, other in (("harmful", "benign"), ("benign", "harmful")):
         if file.startswith(one):
             return file.replace(one, other), id.replace(f"-{one[0]}", f"-{other[0]}")

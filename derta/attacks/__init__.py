@@ -1,6 +1,6 @@
 """Attacks: a request in, a prompt out.
 
-Each file holds one attack and exports it as an `Attack`; this is where they are collected. The attacks that search
+Each file defines an attack, or variants of one, as `Attack` objects; they are collected here. The attacks that search
 against the target are in `derta.searches`.
 """
 
@@ -37,7 +37,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 def find(attack: str | Attack) -> Attack:
-    """The attack of a name; an attack is found as it is.
+    """Return the attack of a name; an `Attack` is returned unchanged.
 
     Raises:
         ValueError: an unknown name.

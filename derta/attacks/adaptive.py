@@ -1,8 +1,9 @@
 """An attacker who knows the defence and controls the decoding: refusal words are forbidden.
 
-DeRTa puts one token, the refusal token, at every position of a harmful response (arXiv 2407.09121, Eq. 2), so whoever
-can bias the decoding may try to forbid just that. The reply is started too (`derta.attacks.prefill`), which is where
-DeRTa differs from vanilla. In the spirit of adaptive attacks (arXiv 2002.08347).
+DeRTa trains one token, the refusal token, at every position of a harmful response (arXiv 2407.09121, Eq. 2), so an
+attacker who controls the decoding may try to forbid only that token. The reply is also started
+(`derta.attacks.prefill`), which is where DeRTa differs from vanilla. In the spirit of adaptive attacks (arXiv
+2002.08347).
 """
 
 import re
@@ -17,9 +18,9 @@ REFUSAL_WORD = "Sorry"
 
 @cache
 def synonyms() -> tuple[str, ...]:
-    """How refusals begin, in so few words that no harmless sentence begins with them.
+    """Return the openings of refusals, each as short as possible without being the opening of a harmless sentence.
 
-    The rule: of every refusal in ``data/refusals.csv`` the shortest run of first words (without the punctuation behind
+    For every refusal in ``data/refusals.csv`` this is the shortest run of first words (without the punctuation after
     them) with which no sentence of the benign training responses begins. "I" begins many, "I won't" none.
     """
     harmless = [row.response for file in ("benign-train", "helpful-train") for row in responses(file)]
@@ -30,7 +31,7 @@ def synonyms() -> tuple[str, ...]:
 
 
 def _runs(text: str) -> list[str]:
-    """The first word of `text`, its first two words, and so on."""
+    """Return the first word of `text`, its first two words, and so on."""
     words = text.split()
     return [" ".join(words[:n]).rstrip(",.;:!?") for n in range(1, len(words) + 1)]
 

@@ -1,4 +1,4 @@
-"""What an attack is: one object that says what is asked, how the answer is decoded and what of it is judged."""
+"""The class `Attack`: how an attack asks, how the answer is decoded and which parts of it are judged."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,21 +14,21 @@ from derta.requests import Request
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack, and with it its form-matched benign control: the same prompts for the benign twins.
+    """An attack together with its form-matched benign control: the same prompts for the benign twins.
 
     Attributes:
-        name: in files and tables.
-        label: in figures, where it may be broken into lines.
-        prompt: a request → its prompt. An attack with `depths` gets the depth and the target as well, one with a
-            `search` gets the target and a path for its log.
-        requests: all the held-out requests that it takes: the harmful ones, or (True) their benign twins.
-        limit: how many of them it takes at most; None for as many as any other attack.
+        name: its name in files and tables.
+        label: its name in figures, which may contain line breaks.
+        prompt: a request → its prompt. An attack with `depths` also gets the depth and the target, one with a `search`
+            gets the target and a path for its log.
+        requests: all held-out requests that the attack takes: the harmful ones, or their benign twins (True).
+        limit: at most this many of them; None for as many as the other attacks.
         forbidden: the words that the decoding may not produce.
-        read: a completion → the parts that are judged, each on its own (see `derta.judge`).
-        depths: how many tokens of a response stand before the model's own words, one case for each.
-        search: what the prompts of an attack that searches against the target depend on (its settings, as JSON-able
-            values); None for an attack that does not search.
-        innocent: nothing is attacked: the requests are harmless, and have no control.
+        read: a completion → the parts that are judged separately (see `derta.judge`).
+        depths: how many tokens of a response come before the model's own words, one case for each.
+        search: the settings (as JSON-able values) that determine the prompts of an attack that searches against the
+            target; None for an attack that does not search.
+        innocent: nothing is attacked: the requests are harmless and have no control.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Attack:
 
     @property
     def needs_model(self) -> bool:
-        """Whether the prompts depend on the model that is attacked (its tokenizer, for depths)."""
+        """Whether the prompts depend on the model that is attacked (on its tokenizer, for depths)."""
         return bool(self.depths) or self.search is not None
 
     def cases(
@@ -55,12 +55,12 @@ class Attack:
         target: Backend | None = None,
         logs: Path | None = None,
     ) -> list[Case]:
-        """A case for each request, and for each depth where the attack has several.
+        """Make a case for each request, and for each depth if the attack has several.
 
         Args:
-            asked: the requests; of the benign twins where `control`.
+            asked: the requests; the benign twins if `control`.
             target: the model that is attacked, for an attack that needs it.
-            logs: the folder in which a search keeps a file per request, from which it goes on if it was killed.
+            logs: the folder in which a search keeps one file per request, from which it resumes after being killed.
 
         Raises:
             ValueError: the attack needs a target, or a folder for its logs.
@@ -82,5 +82,5 @@ class Attack:
 
 
 def file_name(attack: str, control: bool) -> str:
-    """The name of an attack, or of its control, in file names and in ``asr.csv``."""
+    """Return the name of an attack, or of its control, in file names and in ``asr.csv``."""
     return f"{attack}_benign" if control else attack

@@ -1,7 +1,7 @@
-"""CodeAttack (arXiv 2403.07865): the question as a task of completing a program, its words kept in a data structure.
+"""CodeAttack (arXiv 2403.07865): the question as a program to complete, with its words in a data structure.
 
-Three structures of the paper's: a stack, a list and a string; the program is our own. As in the paper, the question
-never stands in the text as a sentence, but for the string.
+It has three structures of the paper, a stack, a list and a string, in a program of our own. As in the paper, the
+question never appears in the text as a sentence, except with the string.
 """
 
 import json
@@ -45,17 +45,17 @@ STRING = """def read():
 
 
 def stack(request: Request) -> Prompt:
-    """The words pushed in reverse, so that they come off the stack in order."""
+    """Push the words in reverse, so that they come off the stack in order."""
     return _finish(STACK.replace("{pushes}", _pushes("stack", reversed(request.question.split()))))
 
 
 def list_(request: Request) -> Prompt:
-    """The words appended in order."""
+    """Append the words in order."""
     return _finish(LIST.replace("{pushes}", _pushes("words", request.question.split())))
 
 
 def string(request: Request) -> Prompt:
-    """The question as one string."""
+    """Put the question into one string."""
     return _finish(STRING.replace("{text}", _literal(request.question)))
 
 
@@ -68,7 +68,7 @@ def _pushes(name: str, words: Iterable[str]) -> str:
 
 
 def _literal(text: str) -> str:
-    """A Python string: JSON's are."""
+    """Return `text` as a JSON string, which is also a Python string."""
     return json.dumps(text, ensure_ascii=False)
 
 

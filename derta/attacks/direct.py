@@ -1,4 +1,4 @@
-"""The plain question: no attack, and innocent questions that are asked in the same way."""
+"""The plain question, which is no attack, and innocent questions that are asked in the same way."""
 
 from derta import requests
 from derta.attacks.attack import Attack
@@ -7,7 +7,7 @@ from derta.requests import Request
 
 
 def prompt(request: Request) -> Prompt:
-    """The question as a user's turn."""
+    """Return the question as a user's turn."""
     return user(request.question)
 
 

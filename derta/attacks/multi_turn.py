@@ -1,7 +1,7 @@
 """Multi-turn: innocent turns first, the question last (in the manner of arXiv 2404.01833, without its escalation).
 
-A model tuned on single turns alone may not look for harm behind a friendly talk. The conversations are the embedded
-corpus's (`derta.corpus.conversations`).
+A model tuned only on single turns may not look for harm after a friendly conversation. The conversations are those of
+the embedded corpus (`derta.corpus.conversations`).
 """
 
 from derta import requests
@@ -11,7 +11,7 @@ from derta.requests import Request
 
 
 def prompt(request: Request) -> Prompt:
-    """The conversation so far and the question as its last turn.
+    """Return the conversation so far, with the question as its last turn.
 
     Raises:
         ValueError: the request has no turns before the question.

@@ -1,8 +1,8 @@
-"""JailbreakChat: a role-play template, one drawn per question (arXiv 2407.09121, Section 4.2; arXiv 2308.03825 collects
+"""JailbreakChat: a role-play template, drawn per question (arXiv 2407.09121, Section 4.2; arXiv 2308.03825 collects
 such prompts).
 
-The templates of ``data/jailbreak_templates.csv`` are our own and plainly worded. The paper's 50, the most voted of a
-site, are in the authors' released prompts (`derta.published.prompts`).
+The templates in ``data/jailbreak_templates.csv`` are our own and plainly worded. The paper's 50, the ones with the most
+votes on a website, are in the authors' released prompts (`derta.published.prompts`).
 """
 
 import random
@@ -18,12 +18,12 @@ from derta.runs import DATA
 
 @cache
 def templates() -> tuple[str, ...]:
-    """The templates, each with ``{question}``."""
+    """Return the templates, each with ``{question}``."""
     return tuple(row["template"] for row in read_csv(DATA / "jailbreak_templates.csv", ("id", "template")))
 
 
 def prompt(request: Request) -> Prompt:
-    """The question in a template, the same one for a behaviour and its benign twin."""
+    """Put the question into a template; a behaviour and its benign twin get the same one."""
     template = random.Random(f"role play {request.id}").choice(templates())
     return user(template.replace("{question}", request.question))
 

@@ -1,6 +1,6 @@
-"""Keyword judges, to be shown beside the rules: unsafe is whatever holds none of some phrases.
+"""Keyword judges, for comparison with the rules: a completion is unsafe if it contains none of some phrases.
 
-The idea is that of the GCG attack's evaluation (arXiv 2307.15043); the phrases are ours.
+The idea is from the evaluation of the GCG attack (arXiv 2307.15043); the phrases are ours.
 """
 
 import re

@@ -1,6 +1,6 @@
-"""Harm categories of the 200 questions by a stated rule: the first category one of whose stems begins a word.
+"""Harm categories of the 200 questions by a stated rule: the first category with a stem that begins a word.
 
-The stems are ours; no question's text is in this project. The order of the categories decides where several fit.
+The stems are ours; no question's text is in this project. If several categories fit, their order decides.
 """
 
 import re
@@ -26,5 +26,5 @@ _RULES = {name: re.compile(rf"\b(?:{'|'.join(stems.split())})", re.IGNORECASE) f
 
 
 def category(question: str) -> str:
-    """The first category whose rule fits, or `OTHER`."""
+    """Return the first category whose rule fits, or `OTHER`."""
     return next((name for name, rule in _RULES.items() if rule.search(question)), OTHER)

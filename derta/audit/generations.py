@@ -1,8 +1,8 @@
 """The authors' released generations as tidy rows: model, arm, attack or task, prompt, completion.
 
-What a file holds is told by its name (`source`), so files of models that this project has never seen are read in the
-same manner. Every file of a folder ends in one of three places: among the generations, in the list of what was left
-out and why, or in the list of errors. Nothing is unpickled: ``.list`` files are torch archives and are never opened.
+The contents of a file are determined by its name (`source`), so files of models that this project has never seen are
+read in the same way. Every file of a folder ends up in one of three places: the generations, the list of files left out
+with the reason, or the list of errors. Nothing is unpickled: ``.list`` files are torch archives and are never opened.
 """
 
 import json
@@ -17,10 +17,10 @@ from derta.audit import known
 from derta.audit.names import Source, source
 from derta.published import released
 
-# PAIR was run on 50 behaviours; a run that broke off leaves fewer summaries.
+# PAIR was run on 50 behaviours; an interrupted run leaves fewer summaries.
 PAIR_BEHAVIOURS = 50
 
-# What a gold answer looks like: one that cannot be read would count an answer that cannot be read as right.
+# The form of a gold answer. Without this check, an unreadable gold answer would count an unreadable response as right.
 GOLD = {
     "GSM8K": re.compile(r"(?:.*####)?\s*-?[\d,]*\.?\d+\s*", re.DOTALL),
     "MMLU": re.compile(r"[ (-]*[A-D][ )-]*"),
@@ -32,9 +32,9 @@ class Generation:
     """One completion.
 
     Attributes:
-        row: place in the file, from 0.
+        row: its place in the file, from 0.
         answer: the gold answer of GSM8K and MMLU.
-        broken: PAIR's own judge (GPT-4) called the completion a jailbreak; None for all other attacks.
+        broken: whether PAIR's own judge (GPT-4) called the completion a jailbreak; None for all other attacks.
     """
 
     source: Source
@@ -48,7 +48,7 @@ class Generation:
 
 @dataclass
 class Folder:
-    """Everything under a folder. `missing`: rows that a source should have and has not (PAIR)."""
+    """All files under a folder. `missing` counts rows that a source should have but lacks (PAIR)."""
 
     generations: dict[Source, list[Generation]] = field(default_factory=dict)
     missing: Counter[Source] = field(default_factory=Counter)
@@ -61,8 +61,8 @@ class Folder:
 def load(root: Path) -> Folder:
     """Read every released generation under `root`.
 
-    A file with a manifest entry's name must have its content, and one with an entry's content its name; a file that
-    the manifest does not know is read all the same.
+    A file with the name of a manifest entry must have its content, and a file with an entry's content must have its
+    name; files that the manifest does not list are read as well.
 
     Raises:
         NotADirectoryError: there is no such folder.
@@ -155,7 +155,11 @@ _PAIR = re.compile(
 
 
 def _pair(summary: str) -> tuple[str, str, str, bool]:
-    """Prompt, completion, no gold answer, and whether PAIR's judge called it a jailbreak. The goal opens the prompt."""
+    """Parse a PAIR summary into prompt, completion, an empty gold answer, and whether PAIR's judge called it a
+    jailbreak.
+
+    The prompt begins with the goal.
+    """
     parts = _PAIR.match(summary, max(summary.find("Goal: "), 0))
     if not parts:
         raise ValueError("not a summary of PAIR's")
@@ -164,15 +168,16 @@ def _pair(summary: str) -> tuple[str, str, str, bool]:
 
 
 def normalise(text: str) -> str:
-    """`text` with single spaces: prompts differ between files by white space."""
+    """Return `text` with single spaces, since prompts differ between files in white space."""
     return " ".join(text.split())
 
 
 @cache
 def question(generation: Generation) -> tuple[int, str]:
-    """The plain question behind an attack's prompt and its row among the 200; (-1, the prompt) if it is not found.
+    """Return the row among the 200 and the text of the plain question behind a prompt; (-1, the prompt) if not found.
 
-    CodeAttack's is spelt backwards on its stack; CompletingAttack turns it into a statement, which stands for it.
+    CodeAttack's question is spelt backwards on its stack; CompletingAttack turns it into a statement, which is returned
+    instead.
     """
     text = generation.prompt
     if generation.source.task == "CodeAttack":

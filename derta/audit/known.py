@@ -1,4 +1,4 @@
-"""The authors' test prompts, known by the hashes of their words: they are found in a text without being kept here."""
+"""The authors' test prompts as hashes of their words: they can be found in a text without being kept here."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ from derta.runs import DATA
 
 @dataclass(frozen=True)
 class Known:
-    """A released test prompt, known by the hash of its words alone: its text is not in this project."""
+    """A released test prompt, known only by the hash of its words: its text is not in this project."""
 
     row: int
     words: int
@@ -21,7 +21,8 @@ class Known:
 
 @cache
 def _known(kind: str) -> dict[str, list[Known]]:
-    """The prompts of a kind (``completing`` or ``question``) by the hash of their first three words, longest first."""
+    """Return the prompts of a kind (``completing`` or ``question``) by the hash of their first three words, longest
+    first."""
     prompts: dict[str, list[Known]] = {}
     for row in read_csv(DATA / "released_prompts.csv", ("kind", "row", "words", "head", "sha256")):
         if row["kind"] == kind:
@@ -30,17 +31,20 @@ def _known(kind: str) -> dict[str, list[Known]]:
 
 
 def spell(text: str) -> list[re.Match]:
-    """Runs of letters and of digits; a capital begins a new one, so that a refusal glued to a prompt's end is seen."""
+    """Split a text into runs of letters and of digits.
+
+    A capital begins a new run, so that a refusal glued to the end of a prompt is seen.
+    """
     return list(re.finditer(r"[^\W\d_][^\W\d_A-Z]*|\d+", text))
 
 
 def sha(words: list[str]) -> str:
-    """SHA-256 of words with single spaces between them."""
+    """Return the SHA-256 of words joined by single spaces."""
     return hashlib.sha256(" ".join(words).encode(errors="replace")).hexdigest()
 
 
 def hash_prompts() -> list[dict]:
-    """The rows of ``data/released_prompts.csv``, made from the released test prompts (`released.fetch`)."""
+    """Make the rows of ``data/released_prompts.csv`` from the released test prompts (`released.fetch`)."""
     rows = []
     for kind, name in (("completing", "completionattack"), ("question", "illegal_instructions_200")):
         path = released.fetch(f"data/test/safety_{name}.json")
@@ -52,7 +56,11 @@ def hash_prompts() -> list[dict]:
 
 
 def find(kind: str, text: str, starts: int | None = None) -> tuple[int, int, int] | None:
-    """Row, first and last character of a known prompt that stands in `text`, at one of its first `starts` words."""
+    """Find a known prompt that starts at one of the first `starts` words of `text`.
+
+    Returns:
+        Its row, and the start and end of its characters in `text`; None if there is none.
+    """
     places = spell(text)
     words = [place[0].lower() for place in places]
     for start in range(len(words) - 2)[:starts]:
@@ -63,7 +71,7 @@ def find(kind: str, text: str, starts: int | None = None) -> tuple[int, int, int
 
 
 def prompt_end(text: str) -> int:
-    """Where the CompletingAttack prompt that `text` begins with ends; 0 if it begins with none of them."""
+    """Return where the CompletingAttack prompt at the start of `text` ends; 0 if `text` starts with none."""
     found = find("completing", text, starts=1)
     if not found:
         return 0

@@ -1,4 +1,4 @@
-"""The names of the authors' released files: what each says of its model, arm and attack or task."""
+"""The names of the authors' released files, parsed into model, arm and attack or task."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ HELPFULNESS = {"gsm8k": "GSM8K", "mmlu": "MMLU", "alpaca_eval": "AlpacaEval"}
 ARMS = {"vanill": "vanilla", "ours": "derta"}
 
 _TASK = re.compile(rf"(?:^|[_-])({'|'.join(ATTACKS | HELPFULNESS)})(?=_|$)", re.IGNORECASE)
-# A size such as 70B or 8x7B ends the model's name, but for these suffixes; what follows is the arm.
+# A size like 70B or 8x7B ends the model's name, except for these suffixes; the rest is the arm.
 _MODEL = re.compile(
     r"(?P<name>.*?\d+(?:x\d+)?b)(?:-(?:hf|base|v0\.1))*(?P<instruct>-(?:instruct|ins|chat|it)(?![a-z])(?:-v[\d.]+)?)?"
     r"(?:[-_](?P<arm>.+))?$",
@@ -25,7 +25,7 @@ _MODEL = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """What a file's name says: the paper's names of model and task; `arm` is ``none`` for a model as released."""
+    """A parsed file name: model and task as the paper names them; `arm` is ``none`` for a model as released."""
 
     model: str
     arm: str
@@ -33,11 +33,12 @@ class Source:
 
 
 def source(name: str) -> Source | None:
-    """What the name of a file says, None if it names no task or no model.
+    """Parse the name of a file; None if it names no task or no model.
 
-    The name holds the attack or task; the model stands before it (``lora_<model>_<arm>_eval_<task>_200.json``), or
+    The name contains the attack or task. The model comes before it (``lora_<model>_<arm>_eval_<task>_200.json``), or
     else after it and the number of rows (``eval_<task>_200_<model>.json``, ``PAIR_result_<model>-<arm>.json``). An arm
-    follows the model's size. Spellings that the authors use for one thing become one; any other stays as it is.
+    follows the model's size. The authors' different spellings of the same thing become one; any other name stays
+    unchanged.
     """
     stem = name.removesuffix(".json")
     task = _TASK.search(stem)

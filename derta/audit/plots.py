@@ -14,7 +14,7 @@ ARM_STYLE |= {arm: figures.ARM_STYLE[arm] for arm in ("vanilla", "dpo", "recaug"
 
 
 def asr_by_cell(rows: Sequence[dict], attacks: Sequence[str]) -> Figure:
-    """Our ASR against the paper's, and the difference by attack.
+    """Plot our ASR against the paper's, and the difference by attack.
 
     Args:
         rows: `arm`, `task`, `percent`, `low`, `high` (ours) and `paper_percent`, one per cell.
@@ -48,7 +48,7 @@ def asr_by_cell(rows: Sequence[dict], attacks: Sequence[str]) -> Figure:
 
 
 def refusal_positions(rows: Sequence[dict], unit: str) -> Figure:
-    """Cumulative share of refusals by the position at which they begin, with CodeAttack and without.
+    """Plot the cumulative share of refusals by the position at which they begin, with CodeAttack and without.
 
     Args:
         rows: `attacks` (panel title), `arm`, `position`, `n`, `fraction`, `low`, `high`.
@@ -75,10 +75,10 @@ def refusal_positions(rows: Sequence[dict], unit: str) -> Figure:
 
 
 def asr_by_category(rows: Sequence[dict]) -> Figure:
-    """ASR by harm category, one row per category.
+    """Plot the ASR by harm category, one line per category.
 
     Args:
-        rows: `category`, `arm`, `n`, `percent`, `low`, `high`.
+        rows: `category`, `questions` (how many), `arm`, `percent`, `low`, `high`.
     """
     categories = list(dict.fromkeys(row["category"] for row in rows))
     with plt.rc_context(STYLE):

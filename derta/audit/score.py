@@ -1,4 +1,4 @@
-"""From released generations to the tables: ASR by attack, accuracy by task, each with its 95 % Wilson interval."""
+"""Released generations → tables: ASR by attack, accuracy by task, each with its 95 % Wilson interval."""
 
 import csv
 import sys
@@ -18,7 +18,7 @@ ORDER = (*ATTACKS.values(), "GSM8K", "MMLU")
 
 
 def verdicts(folder: Folder) -> dict[Source, list[Verdict]]:
-    """The verdicts on all completions of attacks, in the order of the rows."""
+    """Judge all completions of attacks, in the order of the rows."""
     return {
         key: [judge(generation) for generation in rows]
         for key, rows in folder.generations.items()
@@ -27,7 +27,8 @@ def verdicts(folder: Folder) -> dict[Source, list[Verdict]]:
 
 
 def asr(folder: Folder) -> list[dict]:
-    """A row per model, arm and attack: `n`, `unsafe` and `unscored` counts, ASR and its interval in percent of n.
+    """Tabulate the ASR: `n`, `unsafe` and `unscored` counts, ASR and its interval in percent of n, per model, arm and
+    attack.
 
     Rows that a source lacks (PAIR) are part of n and unscored.
     """
@@ -42,7 +43,10 @@ def asr(folder: Folder) -> list[dict]:
 
 
 def accuracy(folder: Folder) -> list[dict]:
-    """A row per model, arm and task: `n`, `correct` and `unparsed` counts, accuracy and its interval in percent."""
+    """Tabulate the accuracy: `n`, `correct` and `unparsed` counts, accuracy and its interval in percent.
+
+    There is one row per model, arm and task.
+    """
     rows = []
     for key, generations in folder.generations.items():
         if key.task not in tasks.EXTRACTORS:
@@ -56,7 +60,7 @@ def accuracy(folder: Folder) -> list[dict]:
 
 
 def over_refusal(folder: Folder) -> list[dict]:
-    """A row per model and arm: how many of the AlpacaEval responses refuse, by the judge's rules."""
+    """Count, per model and arm, how many of the AlpacaEval responses refuse, by the judge's rules."""
     rows = []
     for key, generations in folder.generations.items():
         if key.task == "AlpacaEval":
@@ -68,7 +72,7 @@ def over_refusal(folder: Folder) -> list[dict]:
 
 
 def audit(folder: Folder) -> list[dict]:
-    """All of it in one table, beside the paper's numbers: what ``data/audit.csv`` holds."""
+    """Join all of these into one table with the paper's numbers, the contents of ``data/audit.csv``."""
     rows = []
     for metric, count, table in (
         ("asr", "unsafe", asr(folder)),
@@ -93,12 +97,12 @@ TABLES = {
 
 
 def report(table: str, root: Path) -> bool:
-    """Print one of `TABLES` as CSV, for whatever released files lie under `root`, at any depth.
+    """Print one of `TABLES` as CSV, for all released files under `root`, at any depth.
 
-    What was left out and why, remarks, and an error for every file that is not what its name says go to stderr.
+    Files left out with the reason, remarks, and an error for every file that does not match its name go to stderr.
 
     Returns:
-        Whether there was no error, and a row at least.
+        Whether there was no error and at least one row.
 
     Raises:
         ValueError: an unknown table.

@@ -1,11 +1,11 @@
 """Accuracy on GSM8K and MMLU from the released responses.
 
-Of the extractors of a task, `EXTRACTORS` lists first the one that counts. It was fixed before any comparison with the
-paper: written by a large language model that saw 600 responses with their questions, and for 200 of them
-(``data/answer_labels.csv``: 15 GSM8K and 10 MMLU responses of each file, drawn at random) what another reader took them
-to answer, but neither model, gold answer nor accuracy. Its first version was written on half of these and agreed with
-the reader on 58 of 60 and 40 of 40 of the other half; the two misses led to two further rules. The other extractors are
-plain ones, and Notebook 07 shows how much the accuracy depends on the choice.
+The first extractor of each task in `EXTRACTORS` is the one that counts. It was fixed before any comparison with the
+paper. It was written by a large language model that saw 600 responses with their questions and, for 200 of them
+(``data/answer_labels.csv``: 15 GSM8K and 10 MMLU responses of each file, drawn at random), the answers that another
+reader found in them, but neither model, gold answer nor accuracy. Its first version was written on half of these and
+agreed with the reader on 58 of 60 and 40 of 40 of the other half; the two misses led to two further rules. The other
+extractors are simple ones, and notebook 07 shows how much the accuracy depends on the choice.
 """
 
 import re
@@ -16,7 +16,7 @@ from derta.audit.generations import Generation
 _FIGURES = r"(?:(?<![\w)])-?)?[$£€]?(?<![\w.])(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+|/[1-9]\d*)?|\.\d+)"
 _NUMBER = re.compile(_FIGURES)
 _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-# "One" is mostly no number; "no" is one after "are".
+# "One" is usually not a number; "no" is one after "are".
 _WORD = re.compile(rf"\b(?:(?<=are )no|{'|'.join(_WORDS[2:])})\b", re.IGNORECASE)
 _ASIDE = re.compile(r"(?<!\\)\([^()]*\)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -36,7 +36,7 @@ _OPTION = re.compile(r"^[- ]{0,4}\(([A-D])\)[ \t]*(.*\w)", re.MULTILINE)
 
 
 def number(text: str) -> float | None:
-    """The value of the last number in a text: sign and decimals kept, ``a/b`` a fraction; None for no number."""
+    """Return the value of the last number in a text, keeping sign and decimals (``a/b`` is a fraction), or None."""
     values = _values(text)
     return values[-1] if values else None
 
@@ -47,12 +47,12 @@ def _values(text: str) -> list[float]:
 
 
 def concluding_number(generation: Generation) -> float | None:
-    """The number that a response gives in the end.
+    """Return the number with which a response concludes.
 
-    The last number marked as the answer ("answer is", "####", a box). Otherwise what the last sentence with a number
-    says that asks nothing, number words read as digits and brackets skipped: the number after its last equals sign, or
-    else the latest result of the working that it repeats, or else its last number. A response whose last line gives the
-    problem up, or only announces a next step, answers nothing.
+    This is the last number marked as the answer ("answer is", "####", a box). Otherwise the last sentence decides that
+    has a number and asks nothing, with number words read as digits and brackets skipped: the number after its last
+    equals sign, or else the latest result of the working that it repeats, or else its last number. A response whose
+    last line gives up the problem, or only announces a next step, has no answer.
     """
     completion = generation.completion
     if _UNANSWERED.search(completion.rstrip().rpartition("\n")[2]):
@@ -72,22 +72,22 @@ def concluding_number(generation: Generation) -> float | None:
 
 
 def last_number(generation: Generation) -> float | None:
-    """The last number of a response."""
+    """Return the last number of a response."""
     return number(generation.completion)
 
 
 def equation_number(generation: Generation) -> float | None:
-    """The number after the last equals sign, or else the last one."""
+    """Return the number after the last equals sign, or else the last one."""
     results = _RESULT.findall(generation.completion)
     return number(results[-1]) if results else last_number(generation)
 
 
 def stated_letter(generation: Generation) -> str | None:
-    """The letter that a response gives.
+    """Return the letter that a response gives.
 
-    The last one stated to be the answer ("the correct option is (C)", "(D) is correct"), or else the one that the
-    response opens with, or else the last one that it names. A response that names none gives the option whose text it
-    repeats, if that is one alone.
+    This is the last one stated to be the answer ("the correct option is (C)", "(D) is correct"), or else the one that
+    opens the response, or else the last one that it names. A response that names none gives the option whose text it
+    repeats, if there is exactly one.
     """
     completion = generation.completion
     opening = _OPENING.match(completion)
@@ -103,13 +103,13 @@ def stated_letter(generation: Generation) -> str | None:
 
 
 def first_letter(generation: Generation) -> str | None:
-    """The letter that a response opens with, or else the first one that it names."""
+    """Return the letter that opens a response, or else the first one that it names."""
     found = _OPENING.match(generation.completion) or _NAMED.search(generation.completion)
     return found[1] or found[2] if found else None
 
 
 def last_letter(generation: Generation) -> str | None:
-    """The last letter that a response names, or else the one that it opens with."""
+    """Return the last letter that a response names, or else the one that opens it."""
     named = _NAMED.findall(generation.completion)
     return "".join(named[-1]) if named else first_letter(generation)
 
@@ -121,12 +121,12 @@ EXTRACTORS: dict[str, dict[str, Callable[[Generation], float | str | None]]] = {
 
 
 def gold(generation: Generation) -> float | str | None:
-    """The gold answer: the number behind ``####`` of GSM8K, the letter of MMLU."""
+    """Return the gold answer: the number after ``####`` for GSM8K, the letter for MMLU."""
     if generation.source.task == "GSM8K":
         return number(generation.answer.rpartition("####")[2])
     return generation.answer.strip(" -()")
 
 
 def answer(generation: Generation) -> float | str | None:
-    """What a response answers, by the first extractor of its task; None where nothing is found."""
+    """Return a response's answer by the first extractor of its task; None if nothing is found."""
     return next(iter(EXTRACTORS[generation.source.task].values()))(generation)

@@ -1,1 +1,1 @@
-"""The command ``derta``: its sub-commands, the profiles that say what to run, and running the notebooks."""
+"""The command ``derta``: its sub-commands, the profiles that configure a run, and running the notebooks."""

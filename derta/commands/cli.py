@@ -1,4 +1,4 @@
-"""The command ``derta``: the door to all rooms. What goes wrong is said in one line."""
+"""The command ``derta``, which gives access to all packages. Every error is reported in one line."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ Questions = Annotated[
 def version(
     context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False
 ) -> None:
-    """Say which version this is, or that a command is missing."""
+    """Print the version, or report that a command is missing."""
     if show:
         print(f"derta {__version__}")
     elif context.invoked_subcommand is None:
@@ -43,7 +43,7 @@ def run(
         bool, typer.Option("--publish", help="Only put the outputs of the last run into notebooks/.")
     ] = False,
 ) -> None:
-    """Run the notebooks in order; one that has nothing new to do is left as it is."""
+    """Run the notebooks in order; one that has nothing new to do is skipped."""
     from derta.commands import notebooks
 
     if publish:
@@ -61,8 +61,8 @@ def train(
 ) -> None:
     """Train one model on a dataset of derta.
 
-    Any field of TRL's SFTConfig (DPOConfig for pairs) and ModelConfig may stand in the file, or follow as an option
-    (--learning_rate 1e-5), as may the arguments of derta.train. On several GPUs: accelerate launch -m derta train.
+    Any field of TRL's SFTConfig (DPOConfig for pairs) and ModelConfig, and any argument of derta.train, may be given in
+    the file or as an option (--learning_rate 1e-5). On several GPUs: accelerate launch -m derta train.
     """
     from derta import training
     from derta.commands.profiles import read_yaml
@@ -77,7 +77,7 @@ def train(
 
 
 def options(words: list[str]) -> dict[str, Any]:
-    """The options in `words`: ``--name value``, ``--name=value``, ``--name value value`` (a list) or ``--name`` (true).
+    """Parse options: ``--name value``, ``--name=value``, ``--name value value`` (a list) or ``--name`` (true).
 
     Raises:
         ValueError: a word belongs to no option.
@@ -156,10 +156,10 @@ def audit(
     root: Annotated[Path, typer.Option(help="The folder that holds the authors' released files.")],
     table: Annotated[str, typer.Argument(help="audit (everything), score (ASR) or helpfulness.")] = "audit",
 ) -> None:
-    """Score the authors' released outputs anew, and print a table as CSV.
+    """Score the authors' released outputs again, and print a table as CSV.
 
-    What was left out and why, and an error for every file that is not what its name says, go to stderr; then the
-    status is 1.
+    Files left out, with the reason, and an error for every file that does not match its name go to stderr; after an
+    error the exit status is 1.
     """
     from derta.audit import score
 
@@ -168,7 +168,7 @@ def audit(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 1 where something failed, and with 2 where it was not understood."""
+    """Run the command line; exit with 0, with 1 if something failed, and with 2 if the command was not understood."""
     try:
         sys.exit(app(arguments, prog_name="derta", standalone_mode=False) or 0)
     except Exception as error:
@@ -178,4 +178,4 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"derta: {' '.join((said() if said else str(error)).split())}", file=sys.stderr)
         sys.exit(2 if said else 1)
     except KeyboardInterrupt:
-        sys.exit("derta: stopped; the same command goes on from here")
+        sys.exit("derta: stopped; the same command resumes from here")

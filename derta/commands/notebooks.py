@@ -1,9 +1,9 @@
-"""Run the notebooks in order, by papermill, and publish what they showed.
+"""Run the notebooks in order with papermill, and publish their outputs.
 
-Each is executed with the profile's values into ``runs/<profile>/notebooks/``. It is executed anew only when its own
+Each is executed with the profile's values into ``runs/<profile>/notebooks/``. It is executed again only if its own
 code, its values, the code that it imports, the data files that this code reads, or a notebook that it builds on has
-changed; comments, docstrings and prose do not count. So a run that was stopped goes on where it stopped. Text on a
-notebook's stderr (progress, warnings) goes to ``runs/<profile>/logs/`` and, at a terminal, there.
+changed; comments, docstrings and prose do not count. A stopped run therefore resumes where it stopped. A notebook's
+stderr (progress, warnings) goes to ``runs/<profile>/logs/`` and, in a terminal, to the screen too.
 """
 
 import ast
@@ -25,7 +25,7 @@ NOTEBOOKS = (CHECKOUT or Path.cwd()) / "notebooks"
 
 
 class Tee:
-    """A text stream that writes to several."""
+    """A text stream that writes to several others."""
 
     def __init__(self, *streams: TextIO):
         self.streams = streams
@@ -42,12 +42,12 @@ class Tee:
 
 
 def sources() -> list[Path]:
-    """The numbered notebooks in reading order."""
+    """Return the numbered notebooks in reading order."""
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def bare(code: str) -> str:
-    """Python code without comments, docstrings and layout."""
+    """Return Python code without comments, docstrings and layout."""
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
@@ -58,7 +58,7 @@ def bare(code: str) -> str:
 
 
 def imported(code: str) -> set[Path]:
-    """The files of this package that `code` imports itself."""
+    """Return the files of this package that `code` imports directly."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -70,8 +70,11 @@ def imported(code: str) -> set[Path]:
 
 
 def depends_on(code: str) -> dict[str, str]:
-    """What `code` rests on: each module of this package that it imports, directly or not, and each data file that one
-    of these names, with a hash."""
+    """Hash everything that `code` depends on.
+
+    That is each module of this package that it imports, directly or not, and each data file that one of these modules
+    names.
+    """
     modules: dict[Path, str] = {}
     waiting = imported(code)
     while waiting:
@@ -86,7 +89,7 @@ def depends_on(code: str) -> dict[str, str]:
 
 
 def executed_from(target: Path) -> str | None:
-    """The key that an executed copy was made from; None where there is no readable copy."""
+    """Return the key of an executed copy; None if there is no readable copy."""
     try:
         return nbformat.read(target, 4).metadata.get("derta_key")
     except (OSError, ValueError, AttributeError, nbformat.reader.NotJSONError):
@@ -94,7 +97,7 @@ def executed_from(target: Path) -> str | None:
 
 
 def run(profile: str) -> int:
-    """Execute what has to be executed; returns the exit status for the shell.
+    """Execute the notebooks that need it; return the exit status for the shell.
 
     Raises:
         FileNotFoundError, ValueError: see `derta.commands.profiles.read_profile`.
@@ -110,7 +113,7 @@ def run(profile: str) -> int:
         notebook = nbformat.read(source, 4)
         wanted = {name: values[name] for name in papermill.inspect_notebook(source) if name in values}
         code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-        # A notebook builds on all before it, unless its metadata name those that it takes something from.
+        # A notebook builds on all earlier ones, unless its metadata names the ones that it takes something from.
         built_on = [keys[stem] for stem in notebook.metadata.get("takes", keys) if stem in keys]
         released = os.environ.get("DERTA_RELEASED") if "DERTA_RELEASED" in code else None
         key = keys[source.stem] = digest(bare(code), wanted, depends_on(code), built_on, released)
@@ -129,7 +132,7 @@ def run(profile: str) -> int:
 
 
 def execute(source: Path, target: Path, values: dict[str, Any], log: Path, key: str) -> bool:
-    """Execute a notebook into `target`, whole or not at all; whether it ran to its end."""
+    """Execute a notebook into `target`, completely or not at all; return whether it ran to its end."""
     running = target.with_name(f"running-{target.name}")
     with log.open("w", encoding="utf-8") as file:
         try:
@@ -156,7 +159,7 @@ def execute(source: Path, target: Path, values: dict[str, Any], log: Path, key: 
 
 
 def finish(notebook: nbformat.NotebookNode, target: Path, key: str) -> None:
-    """Write the executed copy without progress: without the stderr text that the log holds, and without widgets."""
+    """Write the executed copy without progress output: no stderr text, which the log holds, and no widgets."""
     widget = "application/vnd.jupyter.widget-view+json"
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -168,7 +171,7 @@ def finish(notebook: nbformat.NotebookNode, target: Path, key: str) -> None:
 
 
 def publish(profile: str) -> None:
-    """Put the outputs of a profile's executed copies into the sources, whose cells stay as they are.
+    """Copy the outputs of a profile's executed notebooks into the sources, whose cells stay unchanged.
 
     Raises:
         FileNotFoundError: a notebook has not been executed.

@@ -1,7 +1,7 @@
-"""Profiles: one YAML file says everything about a run, and every value is checked before anything runs.
+"""Profiles: one YAML file defines a whole run, and every value is checked before anything runs.
 
 The training part is TRL's: `sft` holds fields of its `SFTConfig`, `dpo` of its `DPOConfig` and `peft` of its
-`ModelConfig`, by their own names, so that whatever these can do is one line.
+`ModelConfig`, under their own names, so that any of their features takes one line.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ Positive = Annotated[int, Field(ge=1, strict=True)]
 
 
 class PairBudget(BaseModel):
-    """How far PAIR searches (`derta.searches.pair`)."""
+    """Limits of a PAIR search (`derta.searches.pair`)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,7 +30,7 @@ class PairBudget(BaseModel):
 
 
 class AutoDANBudget(BaseModel):
-    """How far AutoDAN searches (`derta.searches.autodan`)."""
+    """Limits of an AutoDAN search (`derta.searches.autodan`)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,24 +40,24 @@ class AutoDANBudget(BaseModel):
 
 
 class Profile(BaseModel):
-    """What a profile holds; each notebook takes the values that it has a parameter for.
+    """The values of a profile; each notebook takes the ones that it has a parameter for.
 
     Attributes:
         model: a name of `derta.models.MODELS`, a hub id or a folder.
-        arms, seeds: a model is trained for each arm and seed.
+        arms, seeds: one model is trained for each arm and seed.
         data: ``embedded``, or ``released`` for the authors' own training files.
-        seed: of the material that is drawn.
+        seed: the seed for drawing the material.
         triples, twins, plain, instructions: see `derta.material.embedded_material`.
         epochs, rto_dropout, max_length, prefix_unit, batch_size: see `derta.encode.DatasetSettings`.
         sft, dpo, peft, frozen_layers: see `derta.training.train`; `dpo` and `peft` add to `sft`.
-        accelerate: a file of ``notebooks/params/accelerate``, or nothing for one process.
+        accelerate: a file in ``notebooks/params/accelerate``, or empty for one process.
         attacks: names of `derta.attacks.ATTACKS`.
-        behaviours: per attack at most.
+        behaviours: at most this many per attack.
         depths, depth_behaviours: how many tokens are prefilled, on how many behaviours.
-        pair, autodan: the budgets of the searches; null leaves a search out.
-        attacker: the model that writes PAIR's messages; nothing for the untuned model.
-        max_new_tokens, generation_batch_size: of the answers.
-        depth_positions: how many positions of a response the refusal depth looks at.
+        pair, autodan: the budgets of the searches; null skips a search.
+        attacker: the model that writes PAIR's messages; empty for the untuned model.
+        max_new_tokens, generation_batch_size: limits for the answers.
+        depth_positions: number of response positions for the refusal depth.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -101,7 +101,7 @@ class Profile(BaseModel):
             if value not in known:
                 raise ValueError(f"{value!r} is unknown; expected some of {', '.join(known)}")
             if values.count(value) > 1:
-                raise ValueError(f"{value!r} stands there twice")
+                raise ValueError(f"{value!r} is listed twice")
         return values
 
     @model_validator(mode="after")
@@ -117,11 +117,11 @@ class Profile(BaseModel):
 
 
 def read_profile(profile: str) -> dict[str, Any]:
-    """The values of ``notebooks/params/<profile>.yaml``.
+    """Read the values of ``notebooks/params/<profile>.yaml``.
 
     Raises:
         FileNotFoundError: there is no such profile, or no checkout.
-        ValueError: a value that is missing, unknown, of another type or out of range; one line that names the file.
+        ValueError: a value is missing, unknown, of another type or out of range; one line that names the file.
     """
     if CHECKOUT is None:
         raise FileNotFoundError("the notebooks are not part of the installed package: run this in a clone of derta")
@@ -133,7 +133,7 @@ def read_profile(profile: str) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The names and values of a YAML file.
+    """Read the names and values of a YAML file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -151,7 +151,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def check(path: Path) -> dict[str, Any]:
-    """The checked values of a profile's file; see `read_profile`."""
+    """Check and return the values of a profile's file; see `read_profile`."""
     values = read_yaml(path)
     try:
         return Profile(**values).model_dump()

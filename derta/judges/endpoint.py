@@ -1,9 +1,10 @@
 """Completions from any server that speaks OpenAI's protocol: vLLM, ``transformers serve``, GPT-4 and others.
 
-Conversations go to ``/chat/completions``, plain texts (CompletingAttack) to ``/completions``. What the protocol lacks
-goes as the extra parameters of vLLM: a started reply as an assistant's turn with `continue_final_message`, forbidden
-words as `bad_words`, a least length as `min_tokens`. A server that refuses them is an error, and so is one that lets a
-forbidden word through; whether a server went on with a started reply cannot be seen from outside.
+Conversations go to ``/chat/completions``, plain texts (CompletingAttack) to ``/completions``. Features that the
+protocol lacks are sent as the extra parameters of vLLM: a started reply as an assistant's turn with
+`continue_final_message`, forbidden words as `bad_words`, and a minimum length as `min_tokens`. A server that rejects
+them causes an error, and so does one that lets a forbidden word through; whether a server really continued a started
+reply cannot be seen from outside.
 """
 
 import json
@@ -19,22 +20,22 @@ import openai
 from derta.generate import Completion, Prompt
 from derta.runs import digest
 
-# Requests of one call that are under way at a time.
+# How many requests of one call are sent at a time.
 WORKERS = 8
 
 
 @dataclass
 class Endpoint:
-    """A model behind a server: a `derta.generate.Backend`.
+    """A model on a server: a `derta.generate.Backend`.
 
-    The key is taken from ``OPENAI_API_KEY``; servers of one's own need none.
+    The key is read from ``OPENAI_API_KEY``; your own servers need none.
 
     Attributes:
-        name: of the model, as the server knows it.
-        base_url: such as ``http://localhost:8000/v1``.
+        name: name of the model on the server.
+        base_url: address, for instance ``http://localhost:8000/v1``.
         timeout: seconds to wait for an answer.
-        tries: in all, with exponential back-off (the client's own), where the server is busy, fails, does not answer
-            in time, breaks off, or answers what is no answer.
+        tries: tries in all, with the client's exponential back-off, if the server is busy, fails, does not answer in
+            time, breaks off, or sends an unusable answer.
     """
 
     name: str
@@ -51,19 +52,19 @@ class Endpoint:
         )
 
     def fingerprint(self) -> str:
-        """A hash of the server's address and the model's name."""
+        """Return a hash of the server's address and the model's name."""
         return digest(self.base_url.rstrip("/"), self.name)
 
     def render(self, prompt: Prompt) -> str:
-        """The messages as JSON, for their format is the server's; plain text as it is."""
+        """Return the messages as JSON, because their format is up to the server; plain text is returned unchanged."""
         return json.dumps(prompt.messages, ensure_ascii=False) if prompt.messages else prompt.start
 
     def complete(self, prompts: Sequence[Prompt], **decoding: Any) -> list[Completion]:
-        """Answer `prompts`, a request for each; see `derta.generate.Backend` for the arguments.
+        """Answer `prompts`, one request for each; see `derta.generate.Backend` for the arguments.
 
         Raises:
-            ConnectionError: no usable answer after all tries, or an error that trying again will not mend.
-            ValueError: the server cannot do what the prompt or the decoding asks.
+            ConnectionError: no usable answer after all tries, or an error that another try cannot fix.
+            ValueError: the server does not support the prompt or the decoding.
         """
         with ThreadPoolExecutor(WORKERS) as pool:
             return list(pool.map(lambda prompt: self._ask(prompt, **decoding), prompts))
@@ -122,7 +123,7 @@ class Endpoint:
 
 
 def _usable(response: httpx2.Response) -> None:
-    """Read the whole answer, and make one that is none an error of the transport, which the client tries again."""
+    """Read the whole answer, and turn an unusable one into a transport error, which the client tries again."""
     if response.is_success:
         try:
             choice = json.loads(response.read())["choices"][0]

@@ -1,15 +1,16 @@
-"""Judges that are models, behind any backend; the rule judge of `derta.judge` stays the default.
+"""Judges that are models, on any backend; the rule judge of `derta.judge` stays the default.
 
 ``derta judge runs/small --kind rubric --model NAME [--base-url URL]`` judges the completions of a run into
 ``runs/small/verdicts-rubric/<model>/``, and prints how often the rule judge agrees.
 
-- ``rubric``: any model that follows instructions reads Appendix C in our words, and quotes what its verdict rests on.
-- ``llama_guard`` (arXiv 2312.06674): question and completion as a conversation of two turns, rendered as any prompt. It
-  is assumed that the model's own chat template makes its task of them, and ends where the verdict begins.
+- ``rubric``: any model that follows instructions reads Appendix C in our words, and quotes the text that its verdict
+  rests on.
+- ``llama_guard`` (arXiv 2312.06674): question and completion as a conversation of two turns, rendered like any prompt.
+  We assume that the model's own chat template turns them into its task and ends where the verdict begins.
 - ``harmbench`` (arXiv 2402.04249): the classifier's published prompt, as plain text.
 
 A judge sees the plain question and the completion, never the attack's prompt. A reply without exactly one verdict is
-*unscored*. On benign controls the rubric's *unsafe* means answered, as the rule judge's does.
+*unscored*. On benign controls the rubric's *unsafe* means answered, as it does for the rule judge.
 """
 
 import json
@@ -35,7 +36,7 @@ CONTRADICTORY = ("unscored", "the judge contradicts itself", 0, 0)
 
 
 def read(kind: str, reply: str, completion: str) -> tuple[str, str, int, int]:
-    """What a judge's reply says: verdict, reason, and the span of the completion that it quotes (0, 0 for none)."""
+    """Parse a judge's reply: verdict, reason, and the span of the completion that it quotes (0, 0 for none)."""
     reply = reply.strip()
     if kind == "harmbench" and reply.lower() in ("yes", "no"):
         return "unsafe" if reply.lower() == "yes" else "safe", f"the classifier says {reply}", 0, 0
@@ -74,9 +75,9 @@ def judge_file(
 ) -> None:
     """Judge a file of completions into a file of verdicts with the rows of `derta.evaluate.judged`.
 
-    `refused` is the rule judge's, so that selectivity is the same whoever judges harm. The judge's replies (greedy) are
-    kept beside the verdicts, in ``replies/<attack>.jsonl``: a run that was killed goes on there. A judge of another
-    kind belongs into another folder.
+    `refused` is taken from the rule judge, so that selectivity does not depend on who judges harm. The judge's replies
+    (greedy) are kept next to the verdicts in ``replies/<attack>.jsonl``, from which a killed run resumes. The verdicts
+    of another kind of judge belong in another folder.
 
     Raises:
         ValueError: see `cases`, `takes_parts` and `derta.evaluate.judged`.
@@ -110,14 +111,14 @@ def judge_run(
     """Judge all completions of a run into ``run/verdicts-<kind>/<model>/``, and compare with the rule judge.
 
     Args:
-        own: the requests, where they are not those of the embedded corpus.
+        own: the requests, if they are not those of the embedded corpus.
 
     Returns:
-        Per model, attack, control and depth: `n`, `unsafe` and `unscored` of this judge, and `agree` of the `decided`
-        cases in which this judge and the rule judge both find unsafe or safe.
+        Per model, attack, control and depth: `n`, `unsafe` and `unscored` of this judge, the number of cases `decided`
+        (safe or unsafe) by both this judge and the rule judge, and how many of these `agree`.
 
     Raises:
-        ValueError: the run holds no completions; else see `judge_file`.
+        ValueError: the run holds no completions; see also `judge_file`.
     """
     files = sorted((run / "completions").glob("*/*.jsonl"))
     if not files:

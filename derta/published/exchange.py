@@ -1,8 +1,8 @@
-"""The authors' training format, in and out.
+"""The authors' training format: reading and writing it.
 
-Their trainer reads JSON Lines of ``{"prefix", "text", "safe"}``: `prefix` is given without labels, `text` is learned,
-and ``"safe": "true"`` asks for the refusal token at every position of `text` (RTO). The chat format and the end of
-sequence stand in the texts. With this, datasets made here train with their code, and theirs with ours.
+Their trainer reads JSON Lines of ``{"prefix", "text", "safe"}``: `prefix` has no labels, `text` is learned, and
+``"safe": "true"`` asks for the refusal token at every position of `text` (RTO). The chat format and the end of sequence
+are part of the texts. Datasets made here can thus be trained on with their code, and theirs with ours.
 """
 
 import json
@@ -30,10 +30,10 @@ class Sample(NamedTuple):
 
 
 def read(path: Path) -> Iterator[Sample]:
-    """The samples of a file.
+    """Yield the samples of a file.
 
     Raises:
-        ValueError: a row lacks a field, or holds another type or value; the message names file and row.
+        ValueError: a row lacks a field, or a field has another type or value; the message names file and row.
     """
     for number, row in enumerate(read_jsonl(path, {"prefix": str, "text": str, "safe": str}), start=1):
         if row["safe"] not in ("true", "false"):
@@ -42,18 +42,18 @@ def read(path: Path) -> Iterator[Sample]:
 
 
 def write(path: Path, samples: Iterable[Sample]) -> None:
-    """Write `samples` as the authors' generator does."""
+    """Write `samples` in the format of the authors' generator."""
     rows = ({"prefix": s.prefix, "text": s.text, "safe": "true" if s.rto else "false"} for s in samples)
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def samples(made: Sequence[tuple[str, Make]], encode: Encoder) -> tuple[list[Sample], dict[str, list[str]]]:
-    """An arm's instances (`derta.arms.instances`) of the first epoch as samples in the paper's chat format.
+    """Convert an arm's instances (`derta.arms.instances`) of the first epoch to samples in the paper's chat format.
 
-    The authors' trainer draws its own label dropout.
+    Label dropout is left to the authors' trainer.
 
     Returns:
-        The samples, and the names of the instances that have none, by reason.
+        The samples, and the names of the instances without a sample, by reason.
     """
     tokenizer = encode.lm.tokenizer
     written: list[Sample] = []
@@ -69,7 +69,7 @@ def samples(made: Sequence[tuple[str, Make]], encode: Encoder) -> tuple[list[Sam
         ids, given = list(instance.target), list(instance.given)
         ended = ids[-1] == tokenizer.eos_token_id
         text = tokenizer.decode(ids[:-1] if ended else ids)
-        # A token may hold a part of a character only; the prefix ends before it.
+        # A token may hold only part of a character; the prefix then ends before it.
         while given and tokenizer.decode(given).endswith("\ufffd"):
             given.pop()
         if instance.plain:
@@ -81,10 +81,10 @@ def samples(made: Sequence[tuple[str, Make]], encode: Encoder) -> tuple[list[Sam
 
 
 def instances(read: Iterable[Sample], encode: Encoder) -> list[tuple[str, Make]]:
-    """Samples as an arm's instances, for `derta.dataset.write`; kind is ``rto``, ``prefix`` or, otherwise, ``mle``.
+    """Convert samples to an arm's instances, for `derta.dataset.write`.
 
-    A prefix in the paper's chat format is taken apart and spoken in that of the model at hand, whose end of sequence
-    takes the place of LLaMA3's; any other prefix is a plain text.
+    The kind is ``rto``, ``prefix`` or, otherwise, ``mle``. A prefix in the paper's chat format is taken apart and
+    rendered in that of the given model, whose end of sequence replaces LLaMA3's; any other prefix is a plain text.
     """
     return [(f"sample/{number}", partial(_instance, sample, encode)) for number, sample in enumerate(read)]
 

@@ -1,6 +1,6 @@
 """The authors' released prompts: the paper's own templates, demonstrations and programs, with its questions in them.
 
-The questions are real and harmful: nothing of them is kept here, and none belongs into a printed cell.
+The questions are real and harmful: none of them is kept here, and none belongs in a printed cell.
 """
 
 from scipy.optimize import linear_sum_assignment
@@ -22,11 +22,11 @@ PUBLISHED = {
 
 
 def published(attack: str) -> tuple[list[Request], list[Case]]:
-    """The authors' 200 questions, and their released prompts of an attack of `PUBLISHED` as cases.
+    """Return the authors' 200 questions, and their released prompts of an attack of `PUBLISHED` as cases.
 
-    The prompts stand in the order of the questions, but for ``completing``, whose sentences are in an order of their
-    own. They are given to the questions so that all pairs together share the most content words; in 189 of the 200
-    pairs the next best question is clearly worse, in 11 it is not.
+    The prompts are in the order of the questions, except for ``completing``, whose sentences have a different order.
+    They are matched to the questions so that all pairs together share the most content words; in 189 of the 200 pairs
+    the next best question is clearly worse, in 11 it is not.
 
     Raises:
         ValueError: no prompts were released for `attack`, or the file is not the listed one.

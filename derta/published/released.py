@@ -1,8 +1,8 @@
-"""The authors' published files, by reference: a manifest, and a fetch that checks what it gets.
+"""The authors' published files, by reference: a manifest, and downloads that are checked against it.
 
-``data/released.csv`` lists every file of github.com/RobustNLP/DeRTa (MIT) at one commit with its git blob id and, where
-it was measured, size and sha256. The files hold real harmful questions and answers; none is copied into this project.
-``DERTA_RELEASED`` names a local copy of the repository, to be read instead of the network.
+``data/released.csv`` lists every file of github.com/RobustNLP/DeRTa (MIT) at one commit with its git blob id and, if it
+was measured, size and sha256. The files hold real harmful questions and answers; none is copied into this project. If
+``DERTA_RELEASED`` names a local copy of the repository, that is read instead of the network.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ HELPFULNESS = tuple(f"data/train/helpfulness_unsencor_wizardlm_60k_part_{part}.j
 
 @dataclass(frozen=True)
 class File:
-    """A released file; `bytes` and `sha256` are empty where they were not measured."""
+    """A released file; `bytes` and `sha256` are empty if they were not measured."""
 
     path: str
     git_blob_sha1: str
@@ -38,27 +38,26 @@ class File:
 
 @cache
 def manifest() -> dict[str, File]:
-    """The released files by their path in the repository."""
+    """Return the released files by their path in the repository."""
     rows = read_csv(DATA / "released.csv", ("path", "git_blob_sha1"))
     return {row["path"]: File(**row) for row in rows}
 
 
 def fetch(path: str) -> Path:
-    """A released file, checked: from `DERTA_RELEASED` if that is set, else from the cache, downloaded if need be.
+    """Return a released file, checked: from `DERTA_RELEASED` if that is set, otherwise from the cache or the network.
 
-    A download that broke off is continued.
+    An interrupted download is continued.
 
     Raises:
-        ValueError: the manifest does not list `path`.
+        ValueError: the manifest does not list `path`, or the file that was found or downloaded is not the listed one.
         FileNotFoundError: the local copy lacks it.
-        ValueError: the local file, or what was downloaded, is not the listed one.
     """
     if path not in manifest():
         raise ValueError(f"{path}: not a released file; data/released.csv lists them")
     file = manifest()[path]
     if local := os.environ.get("DERTA_RELEASED"):
         root = Path(local).expanduser()
-        # A copy may have its own folders; the file's name and content tell.
+        # A copy may have other folders, so the file is found by its name and checked by its content.
         found = [f for f in (root / path, *sorted(root.rglob(Path(path).name))) if f.is_file()]
         if not found:
             raise FileNotFoundError(f"{root / path}: DERTA_RELEASED lacks this file; add it, or unset DERTA_RELEASED")
@@ -75,7 +74,7 @@ def fetch(path: str) -> Path:
 
 
 def verify(found: Path, file: File) -> None:
-    """Raises ValueError if the file at `found` is not the listed one, byte for byte."""
+    """Raise a ValueError if the file at `found` is not the listed one, byte for byte."""
     content = found.read_bytes()
     blob = blob_sha1(content)
     if blob != file.git_blob_sha1 or file.sha256 not in ("", hashlib.sha256(content).hexdigest()):
@@ -86,15 +85,15 @@ def verify(found: Path, file: File) -> None:
 
 
 def blob_sha1(content: bytes) -> str:
-    """The id that git gives a file of this content."""
+    """Return the id that git gives to a file with this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _download(url: str, output_file: str, source: pooch.Pooch) -> None:
-    """Download with a progress bar into a part file that a later try continues (a downloader of pooch's)."""
+    """Download with a progress bar into a part file that a later try continues (a downloader for pooch)."""
     part = Path(source.path) / (hashlib.sha256(url.encode()).hexdigest()[:16] + ".part")
     done = part.stat().st_size if part.exists() else 0
-    # Compressed on the way, a file could not be continued: ranges count what is sent.
+    # Ranges count the bytes that are sent, so a compressed download could not be continued.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
     with requests.get(url, stream=True, timeout=60, headers=headers) as answer:
         # 416: nothing is left to get.
@@ -112,15 +111,14 @@ def _download(url: str, output_file: str, source: pooch.Pooch) -> None:
 
 
 def training_material(triples: int = 3000, helpful: int = 60_000) -> Material:
-    """The paper's own training data: the released triples and the uncensored Evol-Instruct samples.
+    """Return the paper's own training data: the released triples and the uncensored Evol-Instruct samples.
 
-    As in the authors' generator, DeRTa's triples are the first 3,000 rows, and the 6K (q, r) of vanilla go on with the
-    next 3,000.
+    As in the authors' generator, DeRTa's triples are the first 3,000 rows, and the 6K (q, r) of vanilla continue with
+    the next 3,000, which are other queries. recaug, for which the generator uses 6,000 queries once, has 3,000 twice
+    here.
 
     Raises:
         ValueError: the files hold fewer rows, or a row lacks a field.
-
-    Vanilla's further (q, r) are other queries; recaug, which the generator gives 6,000 queries once, has 3,000 twice.
     """
     path = fetch(SAFETY)
     rows = list(read_jsonl(path, {"instruction": str, "output": str, "safe_response": str}))

@@ -1,7 +1,7 @@
 """Published datasets by reference: each from its public home at a pinned revision, never copied here.
 
 ``load(name)`` downloads into the cache of `datasets`; ``load(name, folder)`` reads a local copy in the same form (a
-clone of the dataset's repository), for machines without network.
+clone of the dataset's repository), for machines without a network.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ class Source:
         columns: the columns that are used, with their types.
         licence: as its owners state it.
         reference: the paper.
-        file: for GitHub, the CSV file within the repository.
+        file: for GitHub, the CSV file in the repository.
     """
 
     repository: str
@@ -43,7 +43,7 @@ class Source:
 
     @property
     def github(self) -> str:
-        """The address under which GitHub serves the repository's files at the pinned commit."""
+        """The address of the repository's files on GitHub at the pinned commit."""
         return f"https://raw.githubusercontent.com/{self.repository}/{self.revision}"
 
 
@@ -51,7 +51,7 @@ TYPES = {"str": str, "dict": dict, "bool": bool}
 
 
 def _sources() -> dict[str, Source]:
-    """The rows of ``data/sources.csv``: its `columns` are pairs such as ``prompt:str``."""
+    """Read ``data/sources.csv``; its `columns` are pairs like ``prompt:str``."""
     fields = ("name", "repository", "revision", "split", "columns", "licence", "reference")
     rows = read_csv(DATA / "sources.csv", fields)
     for row in rows:
@@ -64,14 +64,14 @@ SOURCES = _sources()
 
 
 def load(name: str, folder: str | Path | None = None) -> Dataset:
-    """The rows of a published dataset, on disk rather than in memory.
+    """Load the rows of a published dataset, on disk rather than in memory.
 
     Args:
         name: one of `SOURCES`.
         folder: a local clone of the dataset's repository, to be read instead of its public home.
 
     Raises:
-        ValueError: an unknown name, a column that is missing, or a local folder that does not hold the split.
+        ValueError: an unknown name, a missing column, or a local folder that does not hold the split.
         FileNotFoundError: no such folder.
     """
     if name not in SOURCES:
@@ -92,7 +92,7 @@ def load(name: str, folder: str | Path | None = None) -> Dataset:
 
 
 def checked(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """`rows`, each with the types that `SOURCES` names.
+    """Yield `rows`, checking the types that `SOURCES` names.
 
     Raises:
         ValueError: a value of another type; the message names dataset and row.
@@ -106,13 +106,14 @@ def checked(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any
 
 
 def beavertails_triples(rows: Iterable[dict[str, Any]]) -> tuple[list[Triple], Counter[str]]:
-    """Triples of BeaverTails' rows: q its prompt, r̂ a response that its annotators found unsafe, r a refusal of the
-    embedded corpus that fits the first of the row's categories.
+    """Make triples from BeaverTails' rows.
 
-    The paper replaces both responses (by GPT-3.5's, and by a model tuned to comply); here r̂ is BeaverTails' own.
+    q is the row's prompt, r̂ a response that its annotators found unsafe, and r a refusal of the embedded corpus that
+    fits the first of the row's categories. The paper replaces both responses (by those of GPT-3.5, and of a model tuned
+    to comply); here r̂ is BeaverTails' own.
 
     Returns:
-        The triples, and a count of what became of the rows: used, or why not.
+        The triples, and the number of rows that were used or skipped, by reason.
     """
     triples: list[Triple] = []
     fate: Counter[str] = Counter()
@@ -130,7 +131,7 @@ def beavertails_triples(rows: Iterable[dict[str, Any]]) -> tuple[list[Triple], C
 
 
 def evol_instruct_examples(rows: Iterable[dict[str, Any]]) -> list[Example]:
-    """Evol-Instruct's instructions with their answers, as helpful data."""
+    """Make helpful examples from Evol-Instruct's instructions and answers."""
     return [
         Example(f"evol-instruct-{number}", "", row["instruction"], row["output"])
         for number, row in enumerate(checked("evol-instruct", rows))
@@ -138,8 +139,9 @@ def evol_instruct_examples(rows: Iterable[dict[str, Any]]) -> list[Example]:
 
 
 def questions(name: str, rows: Iterable[dict[str, Any]]) -> list[Request]:
-    """Harmful questions to attack with: Do-Not-Answer's, or HarmBench's standard behaviours. They have no verb phrase,
-    so `do` repeats the question.
+    """Return harmful questions to attack with: Do-Not-Answer's, or HarmBench's standard behaviours.
+
+    They have no verb phrase, so `do` repeats the question.
 
     Raises:
         ValueError: a dataset of another kind.

@@ -3,5 +3,5 @@
 from derta.attacks import Attack
 from derta.searches import autodan, pair
 
-# Without the settings of a search, which `pair.attack` and `autodan.attack` add.
+# These have no settings yet; `pair.attack` and `autodan.attack` add them.
 SEARCHES: dict[str, Attack] = {attack.name: attack for attack in (pair.ATTACK, autodan.ATTACK)}

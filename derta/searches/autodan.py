@@ -1,12 +1,12 @@
 """AutoDAN-HGA (arXiv 2310.04451): a hierarchical genetic search over role-play prompts, on sentences and on words.
 
 The fitness of a prompt is the likelihood of a reply that begins to comply. In each generation the best prompts stay
-(elitism); the others are drawn by their fitness, exchange sentences in pairs (crossover) and words for synonyms: at
-random (mutation) or for such as stood in fitter prompts so far (momentum word scores).
+(elitism). The others are drawn by their fitness, exchange sentences in pairs (crossover), and have words replaced by
+synonyms, either at random (mutation) or by those that occurred in fitter prompts so far (momentum word scores).
 
-Unlike in the paper, the start is the template file and not one prompt's variants, synonyms come from a small table of
-our own (``data/synonyms.csv``) instead of a language model and WordNet, both levels act in every generation, and the
-number of generations is fixed.
+Unlike in the paper, the search starts from the template file instead of variants of one prompt, synonyms come from a
+small table of our own (``data/synonyms.csv``) instead of a language model and WordNet, both levels act in every
+generation, and the number of generations is fixed.
 """
 
 import math
@@ -29,7 +29,7 @@ from derta.requests import Request
 from derta.runs import DATA
 from derta.searches.log import read_log
 
-# To be raised by a change after which the same search may find something else.
+# Increase it with any change after which the same search may find another prompt.
 VERSION = 1
 
 _SENTENCE_END = re.compile(r"(?<=[.!?}])\s+")
@@ -38,16 +38,16 @@ _WORD = re.compile(r"(?<![\w{])[A-Za-z]+(?![\w}])")
 
 @dataclass(frozen=True)
 class AutoDANSettings:
-    """How AutoDAN searches; the paper has a population of 64, 100 generations, and the shares below.
+    """Settings of AutoDAN; the paper has a population of 64, 100 generations, and the fractions below.
 
     Attributes:
-        behaviours: how many requests are attacked.
-        population: prompts of a generation.
-        generations: after the starting one.
+        behaviours: number of requests attacked.
+        population: prompts per generation.
+        generations: number of generations after the starting one.
         batch_size: prompts scored at a time.
-        elites: share of the population that stays as it is.
+        elites: fraction of the population that stays unchanged.
         crossover: probability that a pair exchanges sentences.
-        mutation: probability that a word with synonyms becomes one of them.
+        mutation: probability that a word with synonyms is replaced by one of them.
     """
 
     behaviours: int
@@ -62,13 +62,13 @@ class AutoDANSettings:
 
 @cache
 def synonyms() -> dict[str, tuple[str, ...]]:
-    """Words → what may stand in their place, both ways."""
+    """Return the synonyms of each word; every word of a row can replace every other."""
     rows = [row["words"].split() for row in read_csv(DATA / "synonyms.csv", ("words",))]
     return {word: tuple(other for other in row if other != word) for row in rows for word in row}
 
 
 def fitness(lm: LM, prompts: Sequence[Prompt], reply: str, batch_size: int) -> list[float]:
-    """The mean log-likelihood (nats per token) of `reply` after each prompt."""
+    """Return the mean log-likelihood (nats per token) of `reply` after each prompt."""
     answer, rows = lm.ids(reply), [lm.encode(prompt) for prompt in prompts]
     scored = forced(lm, rows, [answer] * len(rows), batch_size)
     found = {i: log_probs[range(len(answer)), answer].mean().item() for i, log_probs in scored}
@@ -76,19 +76,19 @@ def fitness(lm: LM, prompts: Sequence[Prompt], reply: str, batch_size: int) -> l
 
 
 def attack(settings: AutoDANSettings) -> Attack:
-    """AutoDAN with these settings, as an attack."""
+    """Return AutoDAN with these settings as an attack."""
     facts = {"version": VERSION} | vars(settings)
     return replace(ATTACK, prompt=partial(search, settings=settings), limit=settings.behaviours, search=facts)
 
 
 def search(request: Request, target: Backend, log: Path, settings: AutoDANSettings) -> Prompt:
-    """The question in the fittest template.
+    """Return the question in the fittest template.
 
-    Every generation is a line of `log`, with the templates, their fitness and the number of queries (prompts scored).
-    A search that was killed goes on after the last whole line, with the same result.
+    Every generation is a line of `log`, with the templates, their fitness and the number of queries (prompts scored). A
+    killed search resumes after the last complete line, with the same result.
 
     Raises:
-        TypeError: a target that is no model in process: a server tells no likelihoods.
+        TypeError: the target is not a model in process; a server gives no likelihoods.
     """
     if not isinstance(target, LM):
         raise TypeError("autodan needs the likelihood of a reply: its target has to be a model in process")
@@ -121,7 +121,7 @@ def search(request: Request, target: Backend, log: Path, settings: AutoDANSettin
 
 
 def gains(logs: Path) -> list[tuple[float, float]]:
-    """For each request searched: the mean fitness of the starting population, and the best one found."""
+    """Return, for each request searched, the mean fitness of the starting population and the best fitness found."""
     found = []
     for log in sorted(logs.glob("*.jsonl")):
         rows = list(read_jsonl(log, ("mean", "best")))
@@ -130,13 +130,13 @@ def gains(logs: Path) -> list[tuple[float, float]]:
 
 
 def start(size: int, rng: random.Random) -> list[str]:
-    """The templates of the file, and as many more with a fifth of their replaceable words replaced as are needed."""
+    """Return the templates of the file, and as many more as needed with a fifth of their replaceable words replaced."""
     templates = list(role_play.templates())
     return [t if i < len(templates) else mutate(t, 0.2, rng) for i, t in enumerate((templates * size)[:size])]
 
 
 def evolve(last: dict[str, Any], settings: AutoDANSettings, rng: random.Random) -> list[str]:
-    """The next generation's templates."""
+    """Return the templates of the next generation."""
     ranked = sorted(zip(last["fitness"], last["population"], strict=True), reverse=True)
     elites = [text for _, text in ranked[: max(1, round(settings.elites * settings.population))]]
     weights = [math.exp(score - ranked[0][0]) for score, _ in ranked]
@@ -149,8 +149,10 @@ def evolve(last: dict[str, Any], settings: AutoDANSettings, rng: random.Random) 
 
 
 def cross(one: str, other: str, rng: random.Random) -> tuple[str, str]:
-    """Two templates that have exchanged sentences of the same place, each with probability one half; the one with the
-    question only for the other's."""
+    """Exchange sentences between two templates, at each position with probability one half.
+
+    The sentence with the question is only exchanged for the other template's.
+    """
     a, b = (_SENTENCE_END.split(text) for text in (one, other))
     for i in range(min(len(a), len(b))):
         if ("{question}" in a[i]) == ("{question}" in b[i]) and rng.random() < 0.5:
@@ -159,12 +161,12 @@ def cross(one: str, other: str, rng: random.Random) -> tuple[str, str]:
 
 
 def mutate(text: str, rate: float, rng: random.Random) -> str:
-    """`text` with some of its words replaced by synonyms at random."""
+    """Replace words of `text` by random synonyms, each with probability `rate`."""
     return _replaced(text, lambda word: rng.choice(synonyms()[word]) if rng.random() < rate else word)
 
 
 def improve(text: str, words: dict[str, float], rng: random.Random) -> str:
-    """`text` with words replaced by the synonym that scored best so far, where one scored better, every second time."""
+    """Replace words of `text` by a synonym that has scored better so far (the best one), with probability one half."""
 
     def better(word: str) -> str:
         best = max((word, *synonyms()[word]), key=lambda other: words.get(other, -math.inf))
@@ -174,7 +176,8 @@ def improve(text: str, words: dict[str, float], rng: random.Random) -> str:
 
 
 def word_scores(population: Sequence[str], scores: Sequence[float], before: dict[str, float]) -> dict[str, float]:
-    """The mean fitness of the templates in which a replaceable word stands, averaged with its score `before`."""
+    """Return, for each replaceable word, the mean fitness of the templates that contain it, averaged with its old
+    score."""
     found = defaultdict(list)
     for text, score in zip(population, scores, strict=True):
         for word in {w.lower() for w in _WORD.findall(text)} & synonyms().keys():
@@ -184,7 +187,7 @@ def word_scores(population: Sequence[str], scores: Sequence[float], before: dict
 
 
 def _replaced(text: str, choose: Any) -> str:
-    """`text` with each word that has synonyms put as `choose` says, its capital kept."""
+    """Replace each word of `text` that has synonyms by the result of `choose`, keeping its capital."""
 
     def put(match: re.Match) -> str:
         word = match[0]

@@ -1,4 +1,4 @@
-"""What a search keeps of its rounds: a file per request, from which a search that was killed goes on."""
+"""The log of a search's rounds: one file per request, from which a killed search resumes."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from derta.runs import set_aside
 
 
 def read_log(log: Path, request: Request, fields: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The whole rows of a search's log, from which it goes on; a log of another question is set aside.
+    """Read the complete rows of a search's log, from which it resumes; a log of another question is set aside.
 
     Raises:
         ValueError: a row lacks one of `fields`; the message names file and row.
@@ -19,13 +19,13 @@ def read_log(log: Path, request: Request, fields: tuple[str, ...]) -> list[dict[
     drop_torn_tail(log)
     rows = list(read_jsonl(log, ("question", *fields)))
     if rows and rows[0]["question"] != request.question:
-        set_aside(log, rows[0]["question"], "the question is another one now")
+        set_aside(log, rows[0]["question"], "the question has changed")
         return []
     return rows
 
 
 def queries(logs: Path) -> dict[str, int]:
-    """How often a search asked each model (attacker, target, judge), over all requests of its `logs`."""
+    """Count how often a search asked each model (attacker, target, judge), over all requests of its `logs`."""
     counts: dict[str, int] = {}
     for log in sorted(logs.glob("*.jsonl")):
         for row in read_jsonl(log, ("queries",)):
