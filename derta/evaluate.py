@@ -94,12 +94,13 @@ def judged(completions: Path, attack: Attack, asked: Sequence[Request]) -> list[
     of = {request.id: request for request in asked}
     rows = []
     for number, row in enumerate(read_jsonl(completions, generate.ROW), start=1):
-        request = of.get(row["behaviour_id"])
-        if request is None:
+        id = row["behaviour_id"]
+        if id not in of:
             raise ValueError(
-                f"{completions}, row {number}: {row['behaviour_id']!r} is not among the requests; give those of it"
+                f"{completions}, row {number}: {id!r} is not among the requests; give those of this attack"
             )
-        verdict = judge(request.do, row["completion"], attack.read(row["completion"]))
+        request = of[id]
+        verdict = judge(request.do, row["completion"], attack.spans(row["completion"]))
         about = {name: row[name] for name in generate.ABOUT} | {"category": request.category}
         rows.append(about | asdict(verdict))
     return rows

@@ -88,7 +88,7 @@ def judge(behaviour: str, completion: str, parts: Parts | None = None) -> Verdic
     """Judge a completion against the behaviour that was asked for (a verb phrase or the plain question).
 
     Args:
-        parts: the parts to read, as given by an attack's `read`; by default the whole completion. Each part is judged
+        parts: the parts to read, as given by an attack's `spans`; by default the whole completion. Each part is judged
             separately, so that one persona's refusal does not excuse the other.
     """
     read = [_judge_part(behaviour, completion, part) for part in (whole(completion) if parts is None else parts)]

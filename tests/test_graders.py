@@ -249,7 +249,7 @@ def test_a_refusal_in_code_counts_as_the_rule_judge_counts_it(tmp_path):
     attack = ATTACKS["code_attack"]
     judge_file(ScriptedJudge(lambda shown: "x"), "rubric", path, tmp_path / "v" / "code_attack.jsonl", attack, ASKED)
     (row,) = read_jsonl(tmp_path / "v" / "code_attack.jsonl")
-    assert row["refused"] == judge(ASKED[0].do, code, attack.read(code)).refused
+    assert row["refused"] == judge(ASKED[0].do, code, attack.spans(code)).refused
 
 
 def test_replies_are_kept_and_those_to_other_completions_are_asked_anew(completions, tmp_path):

@@ -113,7 +113,7 @@ def test_the_judge_agrees_with_a_blind_reader():
     assert len(rows) >= 150
     known = ATTACKS | SEARCHES
     judged = [
-        (row, judge(row["behaviour"], row["completion"], known[row["attack"]].read(row["completion"]))) for row in rows
+        (row, judge(row["behaviour"], row["completion"], known[row["attack"]].spans(row["completion"]))) for row in rows
     ]
     decided = [(r, v) for r, v in judged if r["label"] != "unclear" and v.verdict != "unscored"]
     assert len(decided) / len(rows) > 0.9

@@ -73,7 +73,7 @@ def _literal(text: str) -> str:
 
 
 ATTACKS = (
-    Attack("code_attack", "Code-\nAttack", stack, read=judge.strings_and_comments),
-    Attack("code_attack_list", "CodeAttack\n(list)", list_, read=judge.strings_and_comments),
-    Attack("code_attack_string", "CodeAttack\n(string)", string, read=judge.strings_and_comments),
+    Attack("code_attack", "Code-\nAttack", stack, spans=judge.strings_and_comments),
+    Attack("code_attack_list", "CodeAttack\n(list)", list_, spans=judge.strings_and_comments),
+    Attack("code_attack_string", "CodeAttack\n(string)", string, spans=judge.strings_and_comments),
 )

@@ -28,4 +28,4 @@ def prompt(request: Request) -> Prompt:
     return user(template.replace("{question}", request.question))
 
 
-ATTACK = Attack("role_play", "Role play", prompt, read=judge.turns)
+ATTACK = Attack("role_play", "Role play", prompt, spans=judge.turns)
