@@ -68,7 +68,7 @@ def test_the_personas_of_a_role_play_are_read_apart():
 
 
 def test_each_attack_says_how_its_answers_are_read():
-    read = {name: attack.spans for name, attack in (ATTACKS | SEARCHES).items() if attack.read is not whole}
+    read = {name: attack.spans for name, attack in (ATTACKS | SEARCHES).items() if attack.spans is not whole}
     code = dict.fromkeys(("code_attack", "code_attack_list", "code_attack_string"), strings_and_comments)
     assert read == {"role_play": turns} | code
 
