@@ -178,7 +178,8 @@ def selectivity(verdicts: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for key, group in verdicts.groupby(GROUP, sort=False):
-        pairs = group.pivot(index="behaviour_id", columns="control", values="refused").dropna()
+        pairs = group.pivot(index="behaviour_id", columns="control", values="refused")
+        pairs = pairs.reindex(group.behaviour_id.unique()).dropna()
         if True not in pairs or False not in pairs or pairs.empty:
             continue
         row = dict(zip(GROUP, key, strict=True)) | {"n": len(pairs)}

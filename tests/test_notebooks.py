@@ -90,7 +90,7 @@ def test_notebooks_run_the_code_of_the_checkout_they_stand_in(smoke):
 
 @pytest.mark.slow
 def test_a_docstring_a_data_card_and_an_unrelated_module_change_nothing(smoke, checkout):
-    edit(checkout / "derta" / "training.py", '"""', '"""In other words: ')
+    edit(checkout / "derta" / "training.py", '"""Datasets', '"""In other words: datasets')
     edit(checkout / "data" / "README.md", "# Data card", "# The data card")
     edit(checkout / "derta" / "judges" / "endpoint.py", "WORKERS = 8", "WORKERS = 7")
     (checkout / "data" / "notes.txt").write_text("a stray file")

@@ -153,7 +153,7 @@ def test_a_search_of_other_settings_sets_the_old_one_and_its_answers_aside(tiny,
     assert [path.read_bytes() for path in folder.glob("pair.jsonl.*.aside")] == [before]
     (aside,) = logs.glob("pair.*.aside")
     assert len(list(aside.glob("*.jsonl"))) == len(list((logs / "pair").glob("*.jsonl"))) == 2
-    assert "differs in settings.seed\n" in capsys.readouterr().err
+    assert "differ in settings.seed\n" in capsys.readouterr().err
     assert (folder / "direct.jsonl").stat() == direct_
 
 
