@@ -7,6 +7,7 @@ trainer reads all epochs in a single pass.
 import json
 import random
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
+from tqdm import tqdm
 
 from derta import models
 from derta.arms import Make, generator, instances, label
@@ -60,7 +62,9 @@ def build(arm: str, material: Material, model: str, folder: Path | str, **settin
         ValueError: see `derta.encode.DatasetSettings`, `derta.arms.instances` and `write`.
     """
     encode = Encoder(models.load_tokenizer(model), DatasetSettings(**settings))
-    write(instances(arm, material, encode), encode, Path(folder))
+    summary = write(instances(arm, material, encode), encode, Path(folder))
+    for reason, names in summary.left_out.items():
+        tqdm.write(f"left out of {arm}: {len(names)} rows, {reason}; the first is {names[0]}", file=sys.stderr)
     return Path(folder)
 
 

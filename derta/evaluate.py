@@ -54,10 +54,12 @@ def attack(
     Returns:
         See `rates`.
     """
+    # Before the model is loaded, so that an unknown name costs no time.
+    chosen = [attacks.find(name) for name in ([names] if isinstance(names, str | Attack) else names)]
     target = models.load(str(backend)) if isinstance(backend, str | Path) else backend
     run, label = Path(run), label or Path(target.name).name
     found: list[dict[str, Any]] = []
-    for one in map(attacks.find, [names] if isinstance(names, str | Attack) else names):
+    for one in chosen:
         for control in (False,) if one.innocent else (False, True):
             own = controls if control else requests
             if own is None and requests is not None:
@@ -107,7 +109,7 @@ def judged(completions: Path, attack: Attack, asked: Sequence[Request]) -> list[
 
 
 def verdicts(
-    run: Path, tuned: Iterable[tuple[str, int]], names: Iterable[str | Attack], folder: str = "verdicts"
+    run: Path | str, tuned: Iterable[tuple[str, int]], names: Iterable[str | Attack], folder: str = "verdicts"
 ) -> pd.DataFrame:
     """Read the verdicts on a run's models: one row per case, with `arm` and `seed` before the columns of `judged`.
 
@@ -125,12 +127,14 @@ def verdicts(
     for arm, seed in tuned:
         for one in chosen:
             for control in (False, True):
-                path = run / folder / label(arm, seed) / f"{file_name(one.name, control)}.jsonl"
+                path = Path(run) / folder / label(arm, seed) / f"{file_name(one.name, control)}.jsonl"
                 if path.exists():
                     read = read_jsonl(path, ("case_id", "verdict", "attack", "control"))
                     rows += [{"arm": arm, "seed": seed} | row for row in read]
     if not rows:
-        raise FileNotFoundError(f"{run / folder}: holds no verdicts of these models and attacks; run the attacks first")
+        raise FileNotFoundError(
+            f"{Path(run) / folder}: holds no verdicts of these models and attacks; run the attacks first"
+        )
     return pd.DataFrame(rows)
 
 

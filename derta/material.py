@@ -101,7 +101,7 @@ def own_material(triples: Rows, helpful: Rows = ()) -> Material:
     Args:
         triples: each with ``query``, ``safe`` and ``harmful``, and optionally ``behaviour_id``. Arms that use two (q,
             r) of a triple get the same one twice.
-        helpful: each with ``prompt`` and ``response``.
+        helpful: each with ``prompt`` and ``response``, and for the arm ``dpo`` a poorer answer, ``weak``.
 
     Raises:
         ValueError: a row lacks a field, or a field has another type; the message names the source and the row.
@@ -112,7 +112,7 @@ def own_material(triples: Rows, helpful: Rows = ()) -> Material:
         again = (row["query"], row["safe"])
         made.append(Triple(id, row.get("behaviour_id", id), row["query"], row["safe"], row["harmful"], again))
     examples = [
-        Example(f"example-{number}", "", row["prompt"], row["response"])
+        Example(f"example-{number}", "", row["prompt"], row["response"], weak=row.get("weak", ""))
         for number, row in enumerate(_rows(helpful, "helpful examples", ("prompt", "response")))
     ]
     return Material(tuple(made), tuple(examples))

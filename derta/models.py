@@ -82,10 +82,7 @@ class LM:
         The origin of a model of `derta.training` is the inputs that it was made from; that of any other local folder is
         the names, sizes and times of its files; that of any other model is its name.
         """
-        folder = Path(self.name).expanduser()
-        files = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".json"))
-        stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-        origin = made_of(self.name) or (stats if folder.is_dir() else self.name)
+        origin = made_of(self.name) or files_of(self.name) or self.name
         return digest(origin, str(self.model and self.model.dtype), decode.VERSION)
 
     def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
@@ -143,9 +140,15 @@ class LM:
             pieces = " + ".join(repr(self.tokenizer.decode(i)) for i in ids)
             raise ValueError(
                 f"{self.name}: the refusal word {word!r} is not one token at the start of a response, but {pieces}; "
-                "choose a word that is"
+                "this model cannot be trained with it"
             )
         return ids[0]
+
+
+def files_of(name: str) -> list[list[Any]]:
+    """Return name, size and time of change of each file that makes up a local model folder; nothing for other names."""
+    files = sorted(path for path in Path(name).expanduser().glob("*") if path.suffix in (".safetensors", ".json"))
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
 def load_tokenizer(name: str, source: str = "default") -> LM:

@@ -103,7 +103,7 @@ def claim(folder: Path, inputs: dict[str, Any]) -> None:
 def made_of(model: str) -> dict[str, Any] | None:
     """Return the inputs from which `derta.training` made the model in the folder `model`; None for any other model."""
     path = Path(model) / "provenance.json"
-    return json.loads(path.read_text(encoding="utf-8"))["inputs"] if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")).get("inputs") if path.exists() else None
 
 
 def provenance(**facts: Any) -> dict[str, Any]:

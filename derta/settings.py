@@ -39,8 +39,8 @@ DECIDED = {name: reason for reason, names in _DECIDED.items() for name in names.
 _RANGES: list[tuple[Callable[[float], bool], str, str]] = [
     (lambda x: x > 0, "above 0", "learning_rate beta adam_epsilon save_steps logging_steps"),
     (lambda x: x >= 0, "0 or more", "weight_decay warmup_steps max_grad_norm seed router_aux_loss_coef"),
-    (lambda x: x >= 1, "1 or more", "per_device_train_batch_size gradient_accumulation_steps save_total_limit lora_r"),
-    (lambda x: x >= 1, "1 or more", "lora_alpha"),
+    (lambda x: x >= 1, "1 or more", "per_device_train_batch_size gradient_accumulation_steps save_total_limit"),
+    (lambda x: x >= 1, "1 or more", "lora_r lora_alpha"),
     (lambda x: 0 <= x < 1, "at least 0 and below 1", "lora_dropout adam_beta1 adam_beta2 label_smoothing_factor"),
     (lambda x: x < 1 or x == int(x), "a share below 1 or a whole number", "warmup_steps save_steps logging_steps"),
     (lambda x: x == -1 or x >= 1, "-1 (every row once) or 1 or more", "max_steps"),

@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import Trainer
 
 from derta.files import write_atomically, write_csv
+from derta.models import files_of
 from derta.runs import differences, digest, made_of, provenance, set_aside
 
 # The columns of log.csv after `step`, if any step has them.
@@ -22,9 +23,9 @@ LOGGED = """loss learning_rate grad_norm mle_loss mle_tokens rto_loss rto_tokens
 
 
 def origin(base: str) -> str:
-    """Return the name of a model; for a model trained here, with a hash of its inputs."""
-    inputs = inputs_of(Path(base))
-    return f"{Path(base).name} {digest(inputs)}" if inputs else base
+    """Return the name of a model; for a local folder, with a hash of its inputs or of its files' sizes and times."""
+    made = inputs_of(Path(base)) or files_of(base)
+    return f"{Path(base).name} {digest(made)}" if made else base
 
 
 def inputs_of(folder: Path) -> dict[str, Any] | None:
@@ -81,7 +82,10 @@ def finish(
             shutil.move(checkpoints / "tensorboard", part / "tensorboard")
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
         columns = [name for name in LOGGED if any(name in entry for entry in log)]
-        write_csv(part / "log.csv", [{"step": e["step"]} | {name: e.get(name, "") for name in columns} for e in log])
+        if log:
+            write_csv(
+                part / "log.csv", [{"step": e["step"]} | {name: e.get(name, "") for name in columns} for e in log]
+            )
         write_atomically(part / "README.md", card(inputs, dataset))
         facts = facts_of(trainer, first, seconds, rows)
         write_atomically(part / "provenance.json", json.dumps(provenance(inputs=inputs, **facts), indent=1))

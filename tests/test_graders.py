@@ -223,7 +223,7 @@ def test_a_quoted_span_is_one_of_the_original_completion():
 def test_rows_are_those_of_the_rule_judge_in_form_and_refusals(completions, tmp_path):
     say = {TEXTS[0]: rubric("unsafe", "take a brush"), TEXTS[1]: rubric("unsafe", "I can't help")}
     judge_ = ScriptedJudge(lambda shown: next((r for text, r in say.items() if text in shown), "safe, I would say"))
-    table = judge_run(judge_, "rubric", tmp_path, own=ASKED)
+    table = judge_run(judge_, "rubric", tmp_path, requests=ASKED)
     ours = list(read_jsonl(tmp_path / "verdicts-rubric" / "derta-s0" / "direct.jsonl"))
     rules = evaluate.judged(completions, DIRECT, ASKED)
     assert [list(row) for row in ours] == [list(row) for row in rules]
@@ -323,7 +323,7 @@ def test_the_command_line_takes_a_model_in_process_through_each_kind(kind, run, 
 def test_completions_of_an_attack_that_is_not_known_are_named(tmp_path):
     path = write(tmp_path / "completions" / "m" / "moon.jsonl", attack="moon")
     with pytest.raises(ValueError, match=r"unknown attack 'moon'"):
-        judge_run(ScriptedJudge(lambda shown: "x"), "rubric", tmp_path, own=ASKED)
+        judge_run(ScriptedJudge(lambda shown: "x"), "rubric", tmp_path, requests=ASKED)
     assert path.exists()
     assert not (tmp_path / "verdicts-rubric").exists()
 
@@ -331,7 +331,7 @@ def test_completions_of_an_attack_that_is_not_known_are_named(tmp_path):
 def test_completions_that_were_set_aside_are_not_judged(completions, tmp_path):
     completions.rename(completions.with_name("direct.jsonl.01234567.aside"))
     write(completions, TEXTS[:2])
-    table = judge_run(ScriptedJudge(lambda shown: "x"), "rubric", tmp_path, own=ASKED)
+    table = judge_run(ScriptedJudge(lambda shown: "x"), "rubric", tmp_path, requests=ASKED)
     assert list(table.n) == [2]
 
 

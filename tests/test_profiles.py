@@ -51,12 +51,16 @@ def check(tmp_path, text):
         ("sft", {"num_train_epochs": 3}, "num_train_epochs"),
         ("dpo", {"betta": 0.1}, "betta"),
         ("peft", {"use_peft": True, "lora_r": 0}, "lora_r"),
+        ("peft", {"use_peft": True}, "frozen_layers is for full fine-tuning"),
+        ("arms", ["derta"], "needs vanilla and derta"),
+        ("sft", {"seed": 3}, "a seed belongs into seeds"),
+        ("batch_size", 10, "no multiple of per_device_train_batch_size 8"),
     ],
 )
 def test_a_bad_value_is_named_in_one_line(tmp_path, name, value, said):
     message = check(tmp_path, yaml.safe_dump(SMALL | {name: value}))
     assert said in message
-    assert ("sft" if name == "peft" else name) in message or "vanilla" in message
+    assert name in message or "sft (with peft)" in message or "vanilla" in message
 
 
 def test_a_number_may_be_written_as_one_writes_it(tmp_path):

@@ -16,9 +16,9 @@ from derta.runs import PACKAGE, digest
 from derta.searches import autodan, pair
 
 STAGES = {
-    "training": (training.VERSION, ["training.py", "trainers.py", "settings.py"]),
-    "decode": (decode.VERSION, ["decode.py", "generate.py"]),
-    "pair": (pair.VERSION, ["searches/pair.py"]),
+    "training": (training.VERSION, ["training.py", "trainers.py", "settings.py", "tuned.py"]),
+    "decode": (decode.VERSION, ["decode.py", "generate.py", "models.py"]),
+    "pair": (pair.VERSION, ["searches/pair.py", "judge.py"]),
     "autodan": (autodan.VERSION, ["searches/autodan.py", "depth.py"]),
 }
 RECORD = Path(__file__).with_name("stages.json")

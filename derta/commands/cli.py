@@ -22,6 +22,9 @@ BaseUrl = Annotated[
 Questions = Annotated[
     Path | None, typer.Option(help="A CSV file of your own questions (column question) instead of the corpus's.")
 ]
+Controls = Annotated[
+    Path | None, typer.Option(help="A CSV file of the benign twins of these questions, with the same ids.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -102,6 +105,7 @@ def attack(
         str, typer.Option(help="Names with commas between them; derta.ATTACKS lists them.")
     ] = "direct,prefill,completing,role_play,code_attack,self_cipher",
     questions: Questions = None,
+    controls: Controls = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Requests per attack at most.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 32,
@@ -113,12 +117,13 @@ def attack(
     from derta.judges.endpoint import Endpoint
 
     chosen = [known.find(name) for name in attacks.split(",")]
-    own = requests.read_questions(questions) if questions else None
+    own, twins = (requests.read_questions(path) if path else None for path in (questions, controls))
     table = evaluate.attack(
         Endpoint(model, base_url) if base_url else models.load(model),
         chosen,
         folder,
         requests=own,
+        controls=twins,
         limit=limit,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
@@ -133,6 +138,7 @@ def judge(
     model: Model,
     base_url: BaseUrl = "",
     questions: Questions = None,
+    controls: Controls = None,
     harmbench: Annotated[
         Path | None, typer.Option(help="A clone of HarmBench's repository, for its prompt, instead of the network.")
     ] = None,
@@ -147,8 +153,9 @@ def judge(
         raise ValueError("--harmbench belongs to --kind harmbench")
     classifier = frames.classifier_prompt(harmbench) if kind == "harmbench" else ""
     backend = Endpoint(model, base_url) if base_url else models.load(model)
-    own = requests.read_questions(questions) if questions else None
-    graders.judge_run(backend, kind, folder, classifier=classifier, own=own).to_csv(sys.stdout, index=False)
+    own, twins = (requests.read_questions(path) if path else None for path in (questions, controls))
+    table = graders.judge_run(backend, kind, folder, classifier=classifier, requests=own, controls=twins)
+    table.to_csv(sys.stdout, index=False)
 
 
 @app.command()

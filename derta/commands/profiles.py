@@ -108,11 +108,20 @@ class Profile(BaseModel):
     def _trainable(self) -> "Profile":
         if "dpo" in self.arms and "vanilla" not in self.arms[: self.arms.index("dpo")]:
             raise ValueError("dpo starts from vanilla: put vanilla before dpo in arms")
+        if not {"vanilla", "derta"} <= set(self.arms):
+            raise ValueError("arms needs vanilla and derta: the notebooks compare them")
+        if "seed" in self.sft | self.dpo:
+            raise ValueError("a seed belongs into seeds, not into sft or dpo")
         for section, pairs, values in (("sft", False, self.sft), ("dpo", True, self.sft | self.dpo)):
             try:
                 settings.configure(pairs, values | self.peft)
             except ValueError as error:
                 raise ValueError(f"{section} (with peft): {error}") from None
+        if self.frozen_layers and self.peft.get("use_peft"):
+            raise ValueError("frozen_layers is for full fine-tuning, peft freezes all layers: leave one out")
+        rows = self.sft.get("per_device_train_batch_size", 8)
+        if isinstance(rows, int) and rows > 0 and self.batch_size % rows:
+            raise ValueError(f"batch_size {self.batch_size} is no multiple of per_device_train_batch_size {rows}")
         return self
 
 
@@ -129,7 +138,10 @@ def read_profile(profile: str) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise FileNotFoundError(f"there is no profile {profile!r}; choose one of: {known}")
-    return check(path)
+    values = check(path)
+    if (folder := Path(values["model"]).expanduser()).is_dir():
+        values["model"] = str(folder.absolute())  # the notebooks run in another folder
+    return values
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

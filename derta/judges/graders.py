@@ -106,19 +106,25 @@ def judge_file(
 
 
 def judge_run(
-    backend: Backend, kind: str, run: Path, *, classifier: str = "", own: Sequence[Request] | None = None
+    backend: Backend,
+    kind: str,
+    run: Path,
+    *,
+    classifier: str = "",
+    requests: Sequence[Request] | None = None,
+    controls: Sequence[Request] | None = None,
 ) -> pd.DataFrame:
     """Judge all completions of a run into ``run/verdicts-<kind>/<model>/``, and compare with the rule judge.
 
     Args:
-        own: the requests, if they are not those of the embedded corpus.
+        requests, controls: as in `derta.evaluate.attack`, if the questions were your own.
 
     Returns:
         Per model, attack, control and depth: `n`, `unsafe` and `unscored` of this judge, the number of cases `decided`
         (safe or unsafe) by both this judge and the rule judge, and how many of these `agree`.
 
     Raises:
-        ValueError: the run holds no completions; see also `judge_file`.
+        ValueError: the run holds no completions, or answers to other questions; see also `judge_file`.
     """
     files = sorted((run / "completions").glob("*/*.jsonl"))
     if not files:
@@ -131,6 +137,9 @@ def judge_run(
         attack = (ATTACKS | SEARCHES).get(first["attack"])
         if attack is None:
             raise ValueError(f"{path}, row 1: unknown attack {first['attack']!r}; put it into derta.attacks.ATTACKS")
+        own = controls if first["control"] else requests
+        if own is None and requests is not None:
+            raise ValueError(f"{path}: answers to benign twins; give these twins as controls, or move the file away")
         asked = attack.requests(first["control"]) if own is None else own
         verdicts = run / f"verdicts-{kind}" / path.parent.name / path.name
         judge_file(backend, kind, path, verdicts, attack, asked, classifier=classifier)

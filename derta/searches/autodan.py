@@ -26,7 +26,7 @@ from derta.files import append_jsonl, read_csv, read_jsonl
 from derta.generate import Backend, Prompt, user
 from derta.models import LM
 from derta.requests import Request
-from derta.runs import DATA
+from derta.runs import DATA, digest
 from derta.searches.log import read_log
 
 # Increase it with any change after which the same search may find another prompt.
@@ -77,7 +77,7 @@ def fitness(lm: LM, prompts: Sequence[Prompt], reply: str, batch_size: int) -> l
 
 def attack(settings: AutoDANSettings) -> Attack:
     """Return AutoDAN with these settings as an attack."""
-    facts = {"version": VERSION} | vars(settings)
+    facts = {"version": VERSION, "words": digest(role_play.templates(), synonyms())} | vars(settings)
     return replace(ATTACK, prompt=partial(search, settings=settings), limit=settings.behaviours, search=facts)
 
 
