@@ -163,15 +163,20 @@ def test_the_parameters_that_a_reader_sees_are_those_of_the_default_profile():
 @pytest.mark.slow
 def test_publishing_puts_outputs_into_the_sources_and_leaves_their_cells(smoke, tmp_path, monkeypatch):
     before = {path.name: nbformat.read(path, 4) for path in notebooks.sources()}
+    copy = tmp_path / "notebooks"
+    copy.mkdir()
     for path in notebooks.sources():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+        (copy / path.name).write_bytes(path.read_bytes())
+    # The fixture's figures lie in its checkout; a run elsewhere has them in its own folder.
+    shutil.copytree(smoke.parent.parent / "figures" / "smoke", smoke / "figures", dirs_exist_ok=True)
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", copy)
     monkeypatch.setenv("DERTA_RUNS", str(smoke.parent))
     notebooks.publish("smoke")
     for path in notebooks.sources():
         after = nbformat.read(path, 4)
         assert [cell.source for cell in after.cells] == [cell.source for cell in before[path.name].cells]
         assert any(cell.get("outputs") for cell in after.cells)
+    assert (tmp_path / "figures" / "smoke" / "provenance.json").is_file()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ stderr (progress, warnings) goes to ``runs/<profile>/logs/`` and, in a terminal,
 import ast
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -171,7 +172,8 @@ def finish(notebook: nbformat.NotebookNode, target: Path, key: str) -> None:
 
 
 def publish(profile: str) -> None:
-    """Copy the outputs of a profile's executed notebooks into the sources, whose cells stay unchanged.
+    """Copy the outputs of a profile's executed notebooks into the sources, whose cells stay unchanged, and its figures
+    into ``figures/``.
 
     Raises:
         FileNotFoundError: a notebook has not been executed.
@@ -185,3 +187,6 @@ def publish(profile: str) -> None:
                 cell.execution_count = executed[cell.id].execution_count
         source.metadata["reference"] = profile
         nbformat.write(source, path)
+    target = NOTEBOOKS.parent / "figures" / profile
+    if figure_dir(profile) != target:
+        shutil.copytree(figure_dir(profile), target, dirs_exist_ok=True)
