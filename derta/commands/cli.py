@@ -47,6 +47,10 @@ def run(
     ] = False,
 ) -> None:
     """Run the notebooks in order; one that has nothing new to do is skipped."""
+    from derta.runs import CHECKOUT
+
+    if CHECKOUT is None:
+        raise FileNotFoundError("the notebooks are not part of the installed package: run this in a clone of derta")
     from derta.commands import notebooks
 
     if publish:
@@ -180,6 +184,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(app(arguments, prog_name="derta", standalone_mode=False) or 0)
     except Exception as error:
         said = getattr(error, "format_message", None)  # of click's errors
+        if isinstance(error, ModuleNotFoundError):
+            sys.exit(f"derta: {error}; install the packages of requirements.lock, or pip install '.[notebooks]'")
         if not said and not isinstance(error, OSError | ValueError | TypeError | ArithmeticError | RuntimeError):
             raise
         print(f"derta: {' '.join((said() if said else str(error)).split())}", file=sys.stderr)
