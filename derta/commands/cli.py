@@ -116,15 +116,13 @@ def attack(
     base_url: BaseUrl = "",
 ) -> None:
     """Attack a model, judge its answers, and print refusals and ASR as CSV."""
-    from derta import attacks as known
-    from derta import evaluate, models, requests
+    from derta import evaluate, requests
     from derta.judges.endpoint import Endpoint
 
-    chosen = [known.find(name) for name in attacks.split(",")]
     own, twins = (requests.read_questions(path) if path else None for path in (questions, controls))
     table = evaluate.attack(
-        Endpoint(model, base_url) if base_url else models.load(model),
-        chosen,
+        Endpoint(model, base_url) if base_url else model,
+        attacks.split(","),
         folder,
         requests=own,
         controls=twins,

@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ from derta import evaluate, generate
 from derta.attacks import ATTACKS, Attack
 from derta.files import read_jsonl, to_jsonl, write_atomically
 from derta.generate import Backend
-from derta.judges.frames import FIELDS, KINDS, cases, defuse, takes_parts
+from derta.judges.frames import KINDS, cases, defuse, takes_parts
 from derta.requests import Request
 from derta.searches import SEARCHES
 
@@ -72,12 +73,15 @@ def judge_file(
     *,
     classifier: str = "",
     batch_size: int = 16,
-) -> None:
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Judge a file of completions into a file of verdicts with the rows of `derta.evaluate.judged`.
 
     `refused` is taken from the rule judge, so that selectivity does not depend on who judges harm. The judge's replies
     (greedy) are kept next to the verdicts in ``replies/<attack>.jsonl``, from which a killed run resumes. The verdicts
     of another kind of judge belong in another folder.
+
+    Returns:
+        For each case, the row of the rule judge and the row of this judge.
 
     Raises:
         ValueError: see `cases`, `takes_parts` and `derta.evaluate.judged`.
@@ -94,8 +98,8 @@ def judge_file(
                 f"{error}; the classifier reads plain text, so the server must offer /completions beside /chat"
             ) from error
         raise
-    texts = [row["completion"] for row in read_jsonl(completions, FIELDS)]
-    answers = [row["completion"] for row in read_jsonl(replies, FIELDS)]
+    texts = [row["completion"] for row in read_jsonl(completions, generate.ROW)]
+    answers = [row["completion"] for row in read_jsonl(replies, generate.ROW)]
     by_rule = evaluate.judged(completions, attack, asked)
     fields = ("verdict", "reason", "start", "end")
     rows = [
@@ -103,6 +107,7 @@ def judge_file(
         for row, answer, text in zip(by_rule, answers, texts, strict=True)
     ]
     write_atomically(verdicts, to_jsonl(rows))
+    return list(zip(by_rule, rows, strict=True))
 
 
 def judge_run(
@@ -142,10 +147,8 @@ def judge_run(
             raise ValueError(f"{path}: answers to benign twins; give these twins as controls, or move the file away")
         asked = attack.requests(first["control"]) if own is None else own
         verdicts = run / f"verdicts-{kind}" / path.parent.name / path.name
-        judge_file(backend, kind, path, verdicts, attack, asked, classifier=classifier)
-        by_rule = {row["case_id"]: row["verdict"] for row in evaluate.judged(path, attack, asked)}
-        for row in read_jsonl(verdicts):
-            pair = (row["verdict"], by_rule[row["case_id"]])
+        for rule, row in judge_file(backend, kind, path, verdicts, attack, asked, classifier=classifier):
+            pair = (row["verdict"], rule["verdict"])
             compared.append(
                 {"model": path.parent.name}
                 | {name: row[name] for name in ("attack", "control", "depth")}
