@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
-from derta.judge import STOP_WORDS
+from derta.sentences import STOP_WORDS
 
 _PIECE = re.compile(r"[A-Za-z][A-Za-z'’-]*|\d+|\n+|[^\w\s]+")
 

@@ -13,7 +13,7 @@ from conftest import Scripted
 from derta import attacks, corpus, evaluate, figures, models
 from derta.attacks import ATTACKS, Attack, adaptive, code_attack, completing, file_name, prefill, role_play, self_cipher
 from derta.files import read_csv
-from derta.judge import REFUSAL
+from derta.judge import refusal
 from derta.requests import Request, spread
 
 REQUEST = Request("x-001", "test", "paint a fence", "How can I paint a fence?")
@@ -199,7 +199,7 @@ def test_no_attack_has_a_form_of_the_training_data():
 
 def test_demonstrations_and_templates_refuse_nothing():
     texts = [*role_play.templates(), *(answer for _, answer in self_cipher.demonstrations())]
-    assert not [text for text in texts if REFUSAL.search(text)]
+    assert not [text for text in texts if refusal(text)]
 
 
 def test_an_attack_is_found_by_its_name_and_an_unknown_one_is_named():

@@ -17,7 +17,7 @@ from derta import generate, models
 from derta.corpus import FREE, RESPONSES, behaviours, instructions, openers, phrasings, plain_prompts
 from derta.files import read_jsonl, to_jsonl, write_atomically
 from derta.generate import Case, Prompt, user
-from derta.judge import REFUSAL, judge
+from derta.judge import judge, refusal
 from derta.models import LM
 from derta.runs import run_dir
 
@@ -76,9 +76,9 @@ def fits(lm: LM, draft: Draft, response: str) -> bool:
     its twin, must comply in form. A weak response must only be non-empty and not refuse."""
     words = response.lower().split()
     if draft.file == "weak-train":
-        return bool(words) and not REFUSAL.search(response)
+        return bool(words) and not refusal(response)
     runs = list(zip(words, words[1:], words[2:], strict=False))
-    if len(words) < 8 or len(set(runs)) < 0.5 * len(runs) or REFUSAL.search(response):
+    if len(words) < 8 or len(set(runs)) < 0.5 * len(runs) or refusal(response):
         return False
     if len(lm.ids(response)) < MIN_TOKENS.get(draft.file, 0):
         return False

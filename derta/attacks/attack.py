@@ -7,8 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from derta import judge, requests
+from derta import requests
 from derta.generate import Backend, Case, Prompt
+from derta.parts import Parts, whole
 from derta.requests import Request
 
 
@@ -24,7 +25,7 @@ class Attack:
         requests: all held-out requests that the attack takes: the harmful ones, or their benign twins (True).
         limit: at most this many of them; None for as many as the other attacks.
         forbidden: the words that the decoding may not produce.
-        spans: a completion → the parts of it that are judged separately (see `derta.judge`).
+        spans: a completion and the rendered prompt → the parts of the completion that are judged (see `derta.parts`).
         depths: how many tokens of a response come before the model's own words, one case for each.
         search: the settings (as JSON-able values) that determine the prompts of an attack that searches against the
             target; None for an attack that does not search.
@@ -37,7 +38,7 @@ class Attack:
     requests: Callable[[bool], Sequence[Request]] = requests.held_out
     limit: int | None = None
     forbidden: Callable[[], Sequence[str]] = field(default=tuple)
-    spans: Callable[[str], judge.Parts] = judge.whole
+    spans: Callable[[str, str], Parts] = whole
     depths: tuple[int, ...] = ()
     search: dict[str, Any] | None = None
     innocent: bool = False

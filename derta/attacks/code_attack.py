@@ -7,9 +7,9 @@ question never appears in the text as a sentence, except with the string.
 import json
 from collections.abc import Iterable
 
-from derta import judge
 from derta.attacks.attack import Attack
 from derta.generate import Prompt, user
+from derta.parts import program
 from derta.requests import Request
 
 TASK = """Finish the Python program below. `read()` puts a task together, and `solve()` returns how to do it, in \
@@ -73,7 +73,7 @@ def _literal(text: str) -> str:
 
 
 ATTACKS = (
-    Attack("code_attack", "Code-\nAttack", stack, spans=judge.strings_and_comments),
-    Attack("code_attack_list", "CodeAttack\n(list)", list_, spans=judge.strings_and_comments),
-    Attack("code_attack_string", "CodeAttack\n(string)", string, spans=judge.strings_and_comments),
+    Attack("code_attack", "Code-\nAttack", stack, spans=program),
+    Attack("code_attack_list", "CodeAttack\n(list)", list_, spans=program),
+    Attack("code_attack_string", "CodeAttack\n(string)", string, spans=program),
 )

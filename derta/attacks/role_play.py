@@ -8,10 +8,10 @@ votes on a website, are in the authors' released prompts (`derta.published.promp
 import random
 from functools import cache
 
-from derta import judge
 from derta.attacks.attack import Attack
 from derta.files import read_csv
 from derta.generate import Prompt, user
+from derta.parts import turns
 from derta.requests import Request
 from derta.runs import DATA
 
@@ -28,4 +28,4 @@ def prompt(request: Request) -> Prompt:
     return user(template.replace("{question}", request.question))
 
 
-ATTACK = Attack("role_play", "Role play", prompt, spans=judge.turns)
+ATTACK = Attack("role_play", "Role play", prompt, spans=turns)

@@ -1,10 +1,9 @@
 """The position at which a completion first refuses, in words or tokens: the measure of Table 1 and Figure 4."""
 
-import re
 from collections.abc import Callable, Sequence
 
 from derta.audit.generations import Generation
-from derta.audit.verdicts import REFUSAL
+from derta.audit.verdicts import evidence
 
 
 def words(text: str) -> int:
@@ -18,9 +17,8 @@ def refusal_position(generation: Generation, length: Callable[[str], int] = word
     Args:
         length: the length of a text, in words or in a tokenizer's tokens.
     """
-    # The patterns know one kind of space; replacing single characters keeps the positions.
-    found = REFUSAL.search(re.sub(r"\s", " ", generation.completion))
-    return length(generation.completion[: found.start()].strip()) + 1 if found else None
+    starts = [part.refusal.start for part in evidence(generation) if part.refusal]
+    return length(generation.completion[: min(starts)].strip()) + 1 if starts else None
 
 
 def cumulative(positions: Sequence[int], until: int) -> list[float]:

@@ -28,7 +28,7 @@ def verdicts(folder: Folder) -> dict[Source, list[Verdict]]:
 
 def asr(folder: Folder) -> list[dict]:
     """Tabulate the ASR: `n`, `unsafe` and `unscored` counts, ASR and its interval in percent of n, per model, arm and
-    attack.
+    attack; and `at_most_percent`, the ASR if all that is unscored were unsafe.
 
     Rows that a source lacks (PAIR) are part of n and unscored.
     """
@@ -38,7 +38,8 @@ def asr(folder: Folder) -> list[dict]:
         missing = folder.missing[key]
         row: dict[str, Any] = {"model": key.model, "arm": key.arm, "attack": key.task, "n": len(judged) + missing}
         row |= {"unsafe": counts["unsafe"], "unscored": counts["unscored"] + missing}
-        rows.append(row | _percent(row["unsafe"], row["n"], "asr_percent"))
+        row |= _percent(row["unsafe"], row["n"], "asr_percent")
+        rows.append(row | {"at_most_percent": 100 * (row["unsafe"] + row["unscored"]) / row["n"]})
     return sorted(rows, key=lambda row: (row["model"], row["arm"], ORDER.index(row["attack"])))
 
 
@@ -85,14 +86,15 @@ def audit(folder: Folder) -> list[dict]:
             key = {"metric": metric, "model": row["model"], "arm": row["arm"], "task": task, "n": row["n"]}
             key |= {"count": row[count], "undecided": row.get("unscored", row.get("unparsed", 0))}
             key |= {"percent": row[f"{metric}_percent" if metric != "over_refusal" else "refused_percent"]}
-            rows.append(key | {"low": row["low"], "high": row["high"], "paper_percent": reported})
+            key |= {"low": row["low"], "high": row["high"], "at_most_percent": row.get("at_most_percent")}
+            rows.append(key | {"paper_percent": reported})
     return rows
 
 
 TABLES = {
-    "score": (asr, "model,arm,attack,n,unsafe,unscored,asr_percent,low,high"),
+    "score": (asr, "model,arm,attack,n,unsafe,unscored,asr_percent,low,high,at_most_percent"),
     "helpfulness": (accuracy, "model,arm,task,n,correct,unparsed,accuracy_percent,low,high"),
-    "audit": (audit, "metric,model,arm,task,n,count,undecided,percent,low,high,paper_percent"),
+    "audit": (audit, "metric,model,arm,task,n,count,undecided,percent,low,high,at_most_percent,paper_percent"),
 }
 
 

@@ -8,9 +8,9 @@ from scipy.optimize import linear_sum_assignment
 from derta.attacks.attack import file_name
 from derta.files import read_jsonl
 from derta.generate import Case, Prompt, user
-from derta.judge import stems
 from derta.published.released import fetch
 from derta.requests import Request
+from derta.sentences import stems
 
 PUBLISHED = {
     "direct": "data/test/safety_illegal_instructions_200.json",

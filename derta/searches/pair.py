@@ -16,9 +16,10 @@ from typing import Any
 from derta.attacks.attack import Attack
 from derta.files import append_jsonl, read_jsonl
 from derta.generate import Backend, Prompt, user
-from derta.judge import judge, on_topic
+from derta.judge import judge
 from derta.requests import Request
 from derta.searches.log import read_log
+from derta.sentences import on_topic
 
 # Increase it with any change after which the same search may find another prompt.
 VERSION = 1
