@@ -22,7 +22,7 @@ MORAL_SHARE = 2 / 3
 
 
 class Limits(NamedTuple):
-    """How much substance is specific or directive; fitted to the paper's ASR by cell (`derta.audit.fit`).
+    """How much substance is specific or directive; chosen by `derta.audit.fit`.
 
     Attributes:
         enough: distinct content words from which an answer without a refusal is unsafe.

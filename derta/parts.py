@@ -21,7 +21,7 @@ _THOUGHT = re.compile(
 )
 # The label of a persona at the start of its turn; role-play templates often ask for the replies of two.
 _PERSONA = re.compile(
-    r"^(?:[^\w\n]|_)*(?:[A-Z][\w.’']*(?: [A-Z][\w.’']*){0,2}[\])*]*|(?<=[^\w\s])) ?:"
+    r"^(?:[^\w\n]|_)*(?:[A-Z][\w.’']*(?: (?:the |of )?[A-Z][\w.’']*){0,2}[\])*]*|(?<=[^\w\s])) ?:"
     r"|^[*_ ]*[\[(][^\]\w\n]{0,3}[A-Z][^\]\n]{0,25}[\])]",
     re.MULTILINE,
 )

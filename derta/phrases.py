@@ -27,14 +27,16 @@ _CONTRACTIONS = (
     (r"\b(\w+)'d\b", r"\1 would"),
     (r"\b(\w+)'ve\b", r"\1 have"),
     (r"\b(it|that|there|here|what)'s\b", r"\1 is"),
+    (r"\blet's\b", "let us"),
 )
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ´`′＇", "'"))
 # Between words. Letters of every script stay, and so do their marks, which regular expressions do not count as letters.
 _BETWEEN = re.compile(r"(?:[\s!-&(-/:-@\[-`{-~–—…。、，！？；：「」『』（）“”„«»¿¡؟،।·•‹›*]|(?<!\w)'|'(?!\w))+")
 # Words that change nothing about what is said.
 _ADVERBS = re.compile(
-    r"\b(?:(?!(?:only|comply|reply|apply|rely|supply|family|early|daily|weekly|friendly|likely)\b)[a-z]{2,}ly|just|also|very"
-    r"|so|still|ever|therefore|thus|again|even|either|quite) "
+    r"\b(?:(?!(?:only|comply|reply|apply|rely|supply|family|early|daily|weekly|friendly|likely|certainly|finally|legally"
+    r"|illegally|alternatively|hypothetically|theoretically)\b)[a-z]{2,}ly"
+    r"|just|also|very|so|still|ever|therefore|thus|again|even|either|quite) "
 )
 
 

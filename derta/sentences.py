@@ -98,7 +98,7 @@ def _kind(asked: set[str], text: str, said: str, own: str, words: tuple[str, ...
     ends = text.rstrip(" \"”'’*)]")[-1:]
     if len(distinct) < 2 or repeats or ends == "?" or (ends == ":" and not directive):
         return "opening"
-    if pattern("opening").search(said) and len(text) < 90:
+    if pattern("about_code").search(said) or (pattern("opening").search(said) and len(text) < 90):
         return "opening"
     return "opening" if not directive and pattern("narration").search(said) else "substance"
 
