@@ -1,7 +1,7 @@
 """Attacks → completions → verdicts → tables."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,9 @@ def judged(completions: Path, attack: Attack, asked: Sequence[Request]) -> list[
                 f"{completions}, row {number}: {id!r} is not among the requests; give those of this attack"
             )
         request = of[id]
-        verdict = judge(request.do, row["completion"], attack.spans(row["completion"], row.get("prompt", "")))
+        verdict = judge(request.do, row["completion"], attack.spans(row["completion"], row["prompt"]))
+        if not row["completion"] and row["finish_reason"] not in ("stop", "length"):
+            verdict = replace(verdict, reason=f"{verdict.reason} ({row['finish_reason']})")
         about = {name: row[name] for name in generate.ABOUT} | {"category": request.category}
         rows.append(about | asdict(verdict))
     return rows

@@ -120,7 +120,8 @@ def batches(prompts: Sequence[Sequence], size: int) -> Iterator[list[int]]:
 # The columns of a row of completions that describe its case.
 ABOUT = ("case_id", "behaviour_id", "attack", "control", "depth")
 # The columns of a row of completions that a judge needs, with their types.
-ROW = {"case_id": str, "behaviour_id": str, "attack": str, "control": bool, "depth": int, "completion": str}
+ROW = {"case_id": str, "behaviour_id": str, "attack": str, "control": bool, "depth": int}
+ROW |= {"prompt": str, "completion": str, "finish_reason": str}
 
 
 def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int, seed: int = 0, **decoding: Any) -> int:

@@ -194,7 +194,8 @@ def test_questions_that_an_attack_cannot_ask_are_named(tmp_path):
 
 def test_an_answer_to_no_request_is_named(tmp_path):
     path = tmp_path / "direct.jsonl"
-    about = {"attack": "direct", "control": False, "depth": 0, "completion": "Hi"}
+    about = {"attack": "direct", "control": False, "depth": 0, "prompt": "Why?", "completion": "Hi"}
+    about |= {"finish_reason": "stop"}
     path.write_text(to_jsonl({"case_id": f"{id}/direct", "behaviour_id": id} | about for id in "ab"))
     with pytest.raises(ValueError, match=r"direct\.jsonl, row 2: 'b' is not among the requests"):
         evaluate.judged(path, ATTACKS["direct"], [Request("a", "own", "Why?", "Why?")])

@@ -17,7 +17,7 @@ def asr_by_cell(rows: Sequence[dict], attacks: Sequence[str]) -> Figure:
     """Plot our ASR against the paper's, and the difference by attack.
 
     Args:
-        rows: `arm`, `task`, `percent`, `low`, `high` (ours) and `paper_percent`, one per cell.
+        rows: `arm`, `task`, `percent`, `low`, `high`, `at_most_percent` (ours) and `paper_percent`, one per cell.
         attacks: the order of the right panel.
     """
     with plt.rc_context(STYLE):
@@ -31,11 +31,12 @@ def asr_by_cell(rows: Sequence[dict], attacks: Sequence[str]) -> Figure:
             bars = [[row["percent"] - row["low"] for row in cells], [row["high"] - row["percent"] for row in cells]]
             style = ARM_STYLE[arm] | {"ls": "none", "ms": 4, "elinewidth": 0.7}
             left.errorbar(x, y, yerr=np.maximum(bars, 0), **style)
+            left.vlines(x, y, [row["at_most_percent"] for row in cells], color="#AAAAAA", lw=2.5, alpha=0.6, zorder=1)
             at = [attacks.index(row["task"]) + (place - (len(arms) - 1) / 2) * 0.16 for row in cells]
             right.errorbar(at, y - x, yerr=np.maximum(bars, 0), **style)
         right.axhline(0, color="#888888", lw=0.8)
         right.axhspan(-10, 10, color="#EEEEEE", lw=0, zorder=0)
-        left.set(title="ASR by cell (grey: within 10 points)", xlabel="the paper, by hand, %", ylabel="rule judge, %")
+        left.set(title="ASR by cell (bars: if all unscored were unsafe)", xlabel="the paper, by hand, %", ylabel="rule judge, %")
         left.set(xlim=(-3, 103), ylim=(-3, 103), aspect="equal")
         right.set(title="Rule judge − paper, by attack", ylabel="percentage points")
         right.set_xticks(range(len(attacks)), [name.replace("Attack", "-\nAttack") for name in attacks], fontsize=8)
