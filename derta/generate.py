@@ -1,15 +1,23 @@
 """Cases → completions: prompts, the models that answer them, and JSON Lines files that survive a killed run."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tqdm import tqdm
 
 from derta.files import append_jsonl, drop_torn_tail, read_jsonl, to_jsonl, write_atomically
 from derta.runs import digest, set_aside
+
+T = TypeVar("T")
+R = TypeVar("R")
+# How the `finish_reason` of a case begins that a server did not take.
+NOT_TAKEN = ("error: ", "content_filter")
 
 
 class Prompt(NamedTuple):
@@ -57,7 +65,8 @@ class Completion:
     """The answer of a model.
 
     Attributes:
-        finish_reason: ``stop`` (end of sequence), ``length``, or another reason that a server gives.
+        finish_reason: ``stop`` (end of sequence), ``length``, or another reason that a server gives; ``error:`` and the
+            cause if it did not take the prompt.
         new_tokens: tokens of the completion, including its end; None if a server does not count them.
         prompt_tokens: tokens of the prompt, including the start of the reply; None if a server does not count them.
     """
@@ -128,10 +137,11 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
     """Answer `cases` into the JSON Lines file `path`, and return how many were asked.
 
     Rows are written as they are answered, and sorted into the order of the cases at the end. Cases that the file
-    already answers are not asked again. A file with rows of other cases, of another model or of other parameters is set
-    aside; a server's answers that still fit are carried over. The batches and their seeds depend only on the arguments,
-    so a run that was killed and started again ends with the same bytes as an undisturbed one; rows of a half-written
-    batch are asked again.
+    already answers are not asked again. A case that a server does not take has an empty completion, and the cause as
+    its `finish_reason`; to ask it again, remove its row. A file with rows of other cases, of another model or of other
+    parameters is set aside; a server's answers that still fit are carried over. The batches and their seeds depend only
+    on the arguments, so a run that was killed and started again ends with the same bytes as an undisturbed one; rows of
+    a half-written batch are asked again.
 
     Args:
         batch_size: cases answered at a time: in one batch by a model in process, by as many requests to a server.
@@ -158,7 +168,8 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
         done = {case_id: row for case_id, row in done.items() if case_id not in again}
         write_atomically(path, to_jsonl(done.values()))
 
-    def answer(number: int, batch: list[int]) -> list[dict[str, Any]]:
+    def answer(planned: tuple[int, list[int]]) -> list[dict[str, Any]]:
+        number, batch = planned
         answers = backend.complete([cases[i].prompt for i in batch], seed=seed + number, **decoding)
         return [
             {name: getattr(cases[i], name) for name in ABOUT}
@@ -170,10 +181,14 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
         ]
 
     with tqdm(total=len(again), desc=path.stem, mininterval=5) as bar:
-        for rows in _answered(answer, todo, 1 if backend.batched else batch_size):
+        answers = map(answer, todo) if backend.batched else in_threads(answer, todo, batch_size)
+        for rows in answers:
             append_jsonl(path, rows)
             done |= {row["case_id"]: row for row in rows}
             bar.update(len(rows))
+    causes = Counter(row["finish_reason"] for row in done.values() if row["finish_reason"].startswith(NOT_TAKEN))
+    for cause, n in causes.items():
+        print(f"{path}: {n} of {len(cases)} cases have no answer: {cause}")
     if list(done) != [case.case_id for case in cases]:
         write_atomically(path, to_jsonl(done[case.case_id] for case in cases))
     return len(again)
@@ -201,28 +216,39 @@ def _answered_before(path: Path, expected: dict[str, dict], keep: bool) -> dict[
     return fitting
 
 
-def _answered(answer: Callable, todo: Sequence[tuple[int, list[int]]], workers: int) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of each batch as they are answered, `workers` batches at a time.
+def in_threads(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """Yield the results of `function` for `items` as they come, from `workers` threads.
 
-    If a batch fails, no further one is started; the rows of those in progress are yielded before its error is raised.
+    If one fails, no further one is started; the results of those in progress are yielded before its error is raised.
+    The threads are daemons, so that Ctrl-C does not wait for a server.
     """
-    if workers == 1:
-        yield from (answer(*item) for item in todo)
-        return
-    failures = []
-    pool = ThreadPoolExecutor(workers)
-    try:
-        running = [pool.submit(answer, *item) for item in todo]
-        for future in as_completed(running):
-            if future.cancelled():
-                continue
-            if failure := future.exception():
-                failures.append(failure)
-                for other in running:
-                    other.cancel()
-            else:
-                yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    todo: SimpleQueue[T] = SimpleQueue()
+    for item in items:
+        todo.put(item)
+    done: SimpleQueue[tuple[R] | Exception | None] = SimpleQueue()
+
+    def work():
+        with suppress(Empty):
+            while True:
+                item = todo.get_nowait()
+                try:
+                    done.put((function(item),))
+                except Exception as failure:
+                    done.put(failure)
+                    while True:
+                        todo.get_nowait()
+        done.put(None)
+
+    for _ in range(workers):
+        Thread(target=work, daemon=True).start()
+    failures, running = [], workers
+    while running:
+        found = done.get()
+        if found is None:
+            running -= 1
+        elif isinstance(found, Exception):
+            failures.append(found)
+        else:
+            yield found[0]
     if failures:
         raise failures[0]

@@ -28,6 +28,7 @@ _CONTRACTIONS = (
     (r"\b(\w+)'ve\b", r"\1 have"),
     (r"\b(it|that|there|here|what)'s\b", r"\1 is"),
     (r"\blet's\b", "let us"),
+    (r"\bgonna\b", "going to"),
 )
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ´`′＇", "'"))
 # Between words. Letters of every script stay, and so do their marks, which regular expressions do not count as letters.

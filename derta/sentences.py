@@ -110,7 +110,9 @@ def _own_voice(text: str) -> str:
 
 def _blank_speech(quoted: re.Match) -> str:
     before = quoted.string[max(quoted.start() - 80, 0) : quoted.start()].rpartition("\n")[2]
-    return _blank(quoted) if pattern("quoting").search(plain(before)) else quoted[0]
+    after = quoted.string[quoted.end() : quoted.end() + 20]
+    reported = pattern("quoting").search(plain(before)) or pattern("quoting_after").match(plain(after))
+    return _blank(quoted) if reported else quoted[0]
 
 
 def _blank(found: re.Match) -> str:
