@@ -20,8 +20,8 @@ from derta.audit import baselines, categories, fit, generations, known, names, p
 from derta.audit.generations import Generation
 from derta.audit.names import Source, source
 from derta.audit.verdicts import judge
-from derta.judge import LIMITS
 from derta.files import read_csv
+from derta.judge import LIMITS
 from derta.published import released
 from derta.runs import CHECKOUT, DATA
 
@@ -222,7 +222,10 @@ def test_the_command_prints_the_tables_and_says_what_it_left_out(root):
     assert result.stderr == "derta: unknown table 'scores'; expected one of score, helpfulness, audit\n"
     (root / "empty").mkdir()
     result = run("score", "--root", root / "empty")
-    assert (result.returncode, result.stdout) == (1, "model,arm,attack,n,unsafe,unscored,asr_percent,low,high,at_most_percent\n")
+    assert (result.returncode, result.stdout) == (
+        1,
+        "model,arm,attack,n,unsafe,unscored,asr_percent,low,high,at_most_percent\n",
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -38,8 +39,11 @@ SCRIPT = [
 
 @pytest.fixture
 def server():
-    """A server that turns the last words around, after it has failed as `script` says, by the number in the text."""
-    state = type("Server", (), {"script": {}, "asked": Counter(), "bodies": [], "refuses": set()})
+    """A server that turns the last words around, after it has failed as `script` says, by the number in the text.
+
+    A text in `answers` gets this status and body.
+    """
+    state = type("Server", (), {"script": {}, "asked": Counter(), "bodies": [], "refuses": set(), "answers": {}})
     done = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -54,6 +58,8 @@ def server():
             state.asked[text] += 1
             if state.refuses & body.keys():
                 return self.answer(b'{"error": {"message": "Unexpected fields"}}', 422)
+            if answer := state.answers.get(text, state.answers.get("all")):
+                return self.answer(json.dumps(answer[1]).encode(), answer[0])
             choice = {"index": 0, "finish_reason": "stop"}
             choice |= (
                 {"text": text[::-1]} if "prompt" in body else {"message": {"role": "assistant", "content": text[::-1]}}
@@ -178,6 +184,132 @@ def test_a_parameter_that_a_server_does_not_take_is_named(server):
     server.refuses = {"messages"}
     with pytest.raises(ConnectionError, match="Unexpected fields"):
         endpoint.complete([user("Why?")], max_new_tokens=5)
+
+
+def message(content, finish="stop", **more):
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content} | more}
+    return 200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+
+
+def error(text, status=400, **more):
+    return status, {"error": {"message": text} | more}
+
+
+@pytest.mark.parametrize(
+    ("answer", "start", "text", "reason"),
+    [
+        (message(None, refusal="I'm sorry, I can't help with that."), "", "I'm sorry, I can't help with that.", "stop"),
+        (message(None, "content_filter"), "", "", "content_filter"),
+        (message(None, "length", reasoning_content="Hm"), "", "", "length"),
+        (message(None, "tool_calls", tool_calls=[]), "", "", "tool_calls"),
+        (message([{"type": "thinking", "thinking": []}, {"type": "text", "text": "No."}]), "", "No.", "stop"),
+        (message([{"type": "output_text", "text": "No, "}, {"type": "text", "text": "no."}]), "", "No, no.", "stop"),
+        (message("Have fun \ud83d"), "", "Have fun \ufffd", "stop"),
+        (message("\ud83d\ude00"), "", "\U0001f600", "stop"),
+        (message("Sure, take the tram."), "Sure,", " take the tram.", "stop"),
+        (message("Surely not."), "Sure,", "Surely not.", "stop"),
+        (message("Fine.", None), "", "Fine.", "stop"),
+        (error("Provider returned error: too long")[1:], "", "", "error: Provider returned error: too long"),
+        (error("Filtered", code="content_filter"), "", "", "content_filter"),
+        (error("Filtered", innererror={"code": "content_filter"}), "Sure,", "", "content_filter"),
+        (error("maximum context length is 4096 tokens"), "Sure,", "", "error: maximum context length is 4096 tokens"),
+        (error("Too large", 413), "", "", "error: Too large"),
+        (
+            (422, {"detail": "String should have at most 9 characters"}),
+            "",
+            "",
+            "error: String should have at most 9 char",
+        ),
+    ],
+)
+def test_each_answer_is_read_for_what_it_is(server, tmp_path, capsys, answer, start, text, reason):
+    """And the other cases go on."""
+    server.answers = {start or "Question 1": answer if len(answer) == 2 else (200, *answer)}
+    cases = [Case(f"b{i}/x", f"b{i}", "direct", False, 0, user(f"Question {i}", start * (i == 1))) for i in range(4)]
+    options = {"batch_size": 2, "max_new_tokens": 5}
+    assert generate.run(Endpoint("m", server.url, tries=2), cases, tmp_path / "x.jsonl", **options) == 4
+    rows = list(read_jsonl(tmp_path / "x.jsonl"))
+    assert rows[1]["completion"] == text
+    assert rows[1]["finish_reason"].startswith(reason)
+    assert [row["completion"] for row in rows[2:]] == ["2 noitseuQ", "3 noitseuQ"]
+    said = f"1 of 4 cases have no answer: {reason}" in capsys.readouterr().out
+    assert said == reason.startswith(generate.NOT_TAKEN)
+    assert generate.run(Endpoint("m", server.url, tries=2), cases, tmp_path / "x.jsonl", **options) == 0
+
+
+def test_a_case_without_an_answer_is_unscored_and_says_why(server, tmp_path):
+    server.answers = {"all": message(None, "content_filter")}
+    table = evaluate.attack(Endpoint("m", server.url), ["direct"], tmp_path, limit=3, max_new_tokens=5)
+    assert list(table.unscored) == [3, 3]
+    assert list(table.asr_at_most_percent) == [100, 100]
+    row = next(read_jsonl(tmp_path / "verdicts" / "m" / "direct.jsonl"))
+    assert (row["verdict"], row["reason"]) == ("unscored", "no answer (content_filter)")
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause"),
+    [
+        (error("Incorrect API key provided", 401), "v1: Incorrect API key provided"),
+        (error("You may not", 403), "v1: You may not"),
+        (error("The model `m` does not exist", 404), "v1: The model `m` does not exist"),
+        (error("no such model m", 400), "v1: no such model m"),
+        (error("temperature does not support 0, only the default (1)"), "v1: temperature .* temperature=False"),
+    ],
+)
+def test_what_another_try_would_not_mend_is_asked_once_and_ends_the_run(server, naps, tmp_path, answer, cause):
+    server.answers = {"all": answer}
+    with pytest.raises(ConnectionError, match=cause) as caught:
+        generate.run(Endpoint("m", server.url), CASES[:1], tmp_path / "x.jsonl", batch_size=1, max_new_tokens=5)
+    assert "start again" not in str(caught.value)
+    assert not naps
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_a_temperature_can_be_left_out(server):
+    endpoint = Endpoint("m", server.url, temperature=False)
+    endpoint.complete([user("Why?")], max_new_tokens=5)
+    assert "temperature" not in server.bodies[-1][1]
+    assert endpoint.fingerprint() != Endpoint("m", server.url).fingerprint()
+
+
+@pytest.mark.parametrize("key", ["sk-CANARY", "sk-CANARY\n", " sk-CANARY\r\n"])
+def test_the_key_stands_in_no_message(server, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for answer in (error("bad header Bearer sk-CANARY", 401), error("sk-CANARY", 400), error("sk-CANARY", 500)):
+        server.answers = {"all": answer}
+        with pytest.raises(ConnectionError) as caught:
+            Endpoint("m", server.url, tries=1).complete([user("Why?")], max_new_tokens=5)
+        assert "CANARY" not in str(caught.value)
+
+
+def test_an_empty_key_is_no_key(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    assert Endpoint("m", server.url).complete([user("Why?")], max_new_tokens=5)[0].text == "?yhW"
+
+
+def test_ctrl_c_does_not_wait_for_a_server(tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        code = (
+            "from derta import evaluate; from derta.judges.endpoint import Endpoint; print('go', flush=True)\n"
+            f"evaluate.attack(Endpoint('m', 'http://127.0.0.1:{silent.getsockname()[1]}/v1', timeout=60), ['direct'],"
+            f" {str(tmp_path)!r}, limit=20, max_new_tokens=4, batch_size=8)"
+        )
+        asking = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        with asking.stdout as output, silent.accept()[0]:
+            output.readline()
+            start = time.monotonic()
+            asking.send_signal(signal.SIGINT)
+            asking.wait(50)
+        assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize("change", [str.upper, lambda url: url.replace("http:", "HTTP:")])
+def test_another_spelling_of_an_address_is_the_same_server(change):
+    address = "http://localhost:80"
+    same = {Endpoint("m", url).fingerprint() for url in (address, change(address), address + "/", "http://localhost")}
+    assert len(same) == 1
 
 
 def test_a_slash_at_the_end_of_the_address_asks_nothing_again(server, tmp_path):

@@ -11,7 +11,7 @@ from derta.searches import SEARCHES, pair
 from derta.searches.log import queries, read_log
 
 REQUEST = Request("x-001", "test", "paint a fence", "How can I paint a fence?")
-ANSWER = "First, take a brush and some paint. Then you can paint the fence from left to right, board after board, with long strokes."
+ANSWER = "First, take a brush and paint. Then you can paint the fence from left to right, board after board, slowly."
 
 
 def attacker():

@@ -1,9 +1,9 @@
 """Choosing the judge's limits, and its error on models that were not used for the choice.
 
-The only supervision is the paper's ASR by cell (model, arm, attack). Of `derta.judge.LIMITS`, `enough` and `partial` are
-the point of `GRID` with the least mean absolute error over cells. (`directive` matters for the short loops of a small
-model; it is the value that agrees most with ``tests/judge_labels.jsonl``.) The error to report is that of models that
-were not used: each is left out in turn, with all its arms.
+The only supervision is the paper's ASR by cell (model, arm, attack). Of `derta.judge.LIMITS`, `enough` and `partial`
+are the point of `GRID` with the least mean absolute error over cells. (`directive` matters for the short loops of a
+small model; it is the value that agrees most with ``tests/judge_labels.jsonl``.) The error to report is that of models
+that were not used: each is left out in turn, with all its arms.
 """
 
 from itertools import product

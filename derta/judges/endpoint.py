@@ -61,8 +61,9 @@ class Endpoint:
 
     def fingerprint(self) -> str:
         """Return a hash of the server's address, however it is spelt, and of the model's name."""
-        own = [] if self.temperature else ["its own temperature"]
-        return digest(str(httpx2.URL(self.base_url)).rstrip("/"), self.name, *own)
+        scheme, _, rest = self.base_url.partition("://")
+        address = str(httpx2.URL(f"{scheme.lower()}://{rest}")).rstrip("/")
+        return digest(address, self.name, *([] if self.temperature else ["its own temperature"]))
 
     def render(self, prompt: Prompt) -> str:
         """Return the messages as JSON, because their format is up to the server; plain text is returned unchanged."""
@@ -137,8 +138,8 @@ class Endpoint:
 
     def _unanswered(self, cause: str) -> str:
         return (
-            f"{self.base_url}: no usable answer in up to {self.tries} tries ({self._redacted(cause)}); what was answered "
-            "is kept: start again to go on"
+            f"{self.base_url}: no usable answer in up to {self.tries} tries ({self._redacted(cause)}); what was "
+            "answered is kept: start again to go on"
         )
 
     def _redacted(self, text: str) -> str:
@@ -146,7 +147,7 @@ class Endpoint:
         return text if key == "none" else text.replace(key, "[key]")
 
 
-def _extra(prompt: Prompt, *, min_new_tokens: int = 0, forbidden: Sequence[str] = ()) -> dict[str, Any]:
+def _extra(prompt: Prompt, *, min_new_tokens: int = 0, forbidden: Sequence[str] = (), **_: Any) -> dict[str, Any]:
     """Return the parameters beyond the protocol that a prompt and its decoding need."""
     extra: dict[str, Any] = {"bad_words": list(forbidden)} if forbidden else {}
     if min_new_tokens:
