@@ -19,6 +19,7 @@ Model = Annotated[str, typer.Option(help="A name of derta.models.MODELS, a hub i
 BaseUrl = Annotated[
     str, typer.Option(help="Address of a server that speaks OpenAI's protocol, as http://HOST:8000/v1.")
 ]
+Temperature = Annotated[bool, typer.Option(help="Send a temperature; a server's model may take only its default.")]
 Questions = Annotated[
     Path | None, typer.Option(help="A CSV file of your own questions (column question) instead of the corpus's.")
 ]
@@ -114,6 +115,7 @@ def attack(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 32,
     base_url: BaseUrl = "",
+    temperature: Temperature = True,
 ) -> None:
     """Attack a model, judge its answers, and print refusals and ASR as CSV."""
     from derta import evaluate, requests
@@ -121,7 +123,7 @@ def attack(
 
     own, twins = (requests.read_questions(path) if path else None for path in (questions, controls))
     table = evaluate.attack(
-        Endpoint(model, base_url) if base_url else model,
+        Endpoint(model, base_url, temperature=temperature) if base_url else model,
         attacks.split(","),
         folder,
         requests=own,
@@ -139,6 +141,7 @@ def judge(
     kind: Annotated[str, typer.Option(help="rubric, llama_guard or harmbench.")],
     model: Model,
     base_url: BaseUrl = "",
+    temperature: Temperature = True,
     questions: Questions = None,
     controls: Controls = None,
     harmbench: Annotated[
@@ -154,7 +157,7 @@ def judge(
     if harmbench and kind != "harmbench":
         raise ValueError("--harmbench belongs to --kind harmbench")
     classifier = frames.classifier_prompt(harmbench) if kind == "harmbench" else ""
-    backend = Endpoint(model, base_url) if base_url else models.load(model)
+    backend = Endpoint(model, base_url, temperature=temperature) if base_url else models.load(model)
     own, twins = (requests.read_questions(path) if path else None for path in (questions, controls))
     table = graders.judge_run(backend, kind, folder, classifier=classifier, requests=own, controls=twins)
     table.to_csv(sys.stdout, index=False)
