@@ -26,7 +26,7 @@ from derta import evaluate, generate
 from derta.attacks import ATTACKS, Attack
 from derta.files import read_jsonl, to_jsonl, write_atomically
 from derta.generate import Backend
-from derta.judges.frames import KINDS, cases, defuse, takes_parts
+from derta.judges.frames import KINDS, cases, defuse
 from derta.parts import answer
 from derta.requests import Request
 from derta.searches import SEARCHES
@@ -102,11 +102,10 @@ def judge_file(
         For each case, the row of the rule judge and the row of this judge.
 
     Raises:
-        ValueError: see `cases`, `takes_parts` and `derta.evaluate.judged`.
+        ValueError: see `cases`, `derta.models.LM.chat` and `derta.evaluate.judged`.
         ConnectionError: the server gave no usable answer.
     """
-    parts = kind == "llama_guard" and takes_parts(backend)
-    made = cases(kind, asked, completions, classifier=classifier, parts=parts)
+    made = cases(kind, asked, completions, classifier=classifier)
     replies = verdicts.parent / "replies" / verdicts.name
     try:
         generate.run(backend, made, replies, batch_size=batch_size, max_new_tokens=KINDS[kind])

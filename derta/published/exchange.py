@@ -67,7 +67,7 @@ def samples(made: Sequence[tuple[str, Make]], encode: Encoder) -> tuple[list[Sam
             left_out.setdefault(str(reason), []).append(name)
             continue
         ids, given = list(instance.target), list(instance.given)
-        ended = ids[-1] == tokenizer.eos_token_id
+        ended = ids[-1] == encode.end(instance.plain)
         text = tokenizer.decode(ids[:-1] if ended else ids)
         # A token may hold only part of a character; the prefix then ends before it.
         while given and tokenizer.decode(given).endswith("\ufffd"):
