@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.request
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -36,10 +39,18 @@ SCRIPT = [
 ]
 
 
+def error(message, code="x", **more):
+    """The body of an error."""
+    return {"error": {"message": message, "code": code} | more}
+
+
 @pytest.fixture
 def server():
-    """A server that turns the last words around, after it has failed as `script` says, by the number in the text."""
-    state = type("Server", (), {"script": {}, "asked": Counter(), "bodies": [], "refuses": set()})
+    """A server that turns the last words around, after it has failed as `script` says.
+
+    To a text in `says` (``*`` for any), it gives that status and body; `refuses` are parameters that it does not know.
+    """
+    state = type("Server", (), {"script": {}, "asked": Counter(), "bodies": [], "refuses": set(), "says": {}})
     done = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -52,6 +63,8 @@ def server():
             plan = state.script.get(text, [])
             fault = plan[min(state.asked[text], len(plan) - 1)] if plan[state.asked[text] :] or "never" in plan else ""
             state.asked[text] += 1
+            if said := state.says.get(text, state.says.get("*")):
+                return self.answer(json.dumps(said[1]).encode(), said[0])
             if state.refuses & body.keys():
                 return self.answer(b'{"error": {"message": "Unexpected fields"}}', 422)
             choice = {"index": 0, "finish_reason": "stop"}
@@ -178,6 +191,163 @@ def test_a_parameter_that_a_server_does_not_take_is_named(server):
     server.refuses = {"messages"}
     with pytest.raises(ConnectionError, match="Unexpected fields"):
         endpoint.complete([user("Why?")], max_new_tokens=5)
+    with pytest.raises(ConnectionError, match="Unexpected fields"):
+        endpoint.complete([user("Why?", "Well,")], max_new_tokens=5)
+
+
+@pytest.mark.parametrize("start", ["", "Sure,"])
+@pytest.mark.parametrize(
+    ("status", "answer", "reason"),
+    [
+        (400, error("The prompt was filtered", "content_filter"), "content_filter"),
+        (400, error("x", None, innererror={"code": "ResponsibleAIPolicyViolation"}), "content_filter"),
+        (200, error("Your input was flagged", 403), "content_filter"),
+        (403, error("Your input was flagged", 403), "content_filter"),
+        (400, error("maximum context length is 4096 tokens"), "error: maximum context length is 4096 tokens"),
+        (413, "Too large", "error: Too large"),
+        (422, {"detail": "half an emoji \ud83d"}, "error: half an emoji \ufffd"),
+        (200, error("Provider returned error: too long"), "error: Provider returned error: too long"),
+        (400, error("no" * 9000), f"error: {'no' * 250}…"),
+    ],
+)
+def test_a_prompt_that_is_not_taken_is_recorded_and_the_others_go_on(
+    server, naps, tmp_path, capsys, status, answer, reason, start
+):
+    server.says = dict.fromkeys(("Question 3", "Question 4", "3 " + start, "4 " + start), (status, answer))
+    cases = [
+        replace(case, prompt=Prompt(case.prompt.messages, start and f"{i} {start}")) for i, case in enumerate(CASES)
+    ]
+    path = tmp_path / "x.jsonl"
+    generate.run(Endpoint("m", server.url), cases, path, batch_size=1, max_new_tokens=5)
+    rows = list(read_jsonl(path))
+    assert [i for i, row in enumerate(rows) if not row["completion"]] == [3, 4]
+    assert {row["finish_reason"] for row in rows[3:5]} == {reason}
+    out, err = capsys.readouterr()
+    assert not out
+    assert f"2 of 12 prompts were not taken by the server ({reason}); to ask them again, delete their rows" in err
+    assert not naps
+    server.asked.clear()
+    assert generate.run(Endpoint("m", server.url), cases, path, batch_size=1, max_new_tokens=5) == 0
+    assert not server.asked
+    assert "2 of 12 prompts" in capsys.readouterr().err
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if '"completion": ""' not in line))
+    server.says = {}
+    assert generate.run(Endpoint("m", server.url), cases, path, batch_size=1, max_new_tokens=5) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        (401, error("Incorrect API key provided"), "Incorrect API key provided"),
+        (403, error("Your account was flagged"), "Your account was flagged"),
+        (403, "Forbidden", "Forbidden"),
+        (404, error("The model `m` does not exist", "model_not_found"), "The model `m` does not exist"),
+        (404, "", "Error code: 404"),
+        (402, error("No credits"), "No credits"),
+        (200, error("No credits", 402), "No credits"),
+        (400, error("m is not a valid model ID"), "m is not a valid model ID"),
+        (400, error("maximum context length is 2 tokens"), "maximum context length is 2 tokens"),
+        (
+            400,
+            error("temperature does not support 0"),
+            "temperature does not support 0; leave it out with temperature=",
+        ),
+    ],
+)
+@pytest.mark.parametrize("start", ["", "Sure,"])
+def test_what_hits_every_prompt_stops_the_run(server, naps, tmp_path, status, answer, said, start):
+    server.says = {"*": (status, answer)}
+    cases = [replace(case, prompt=Prompt(case.prompt.messages, start)) for case in CASES]
+    with pytest.raises(ConnectionError) as stopped:
+        generate.run(Endpoint("m", server.url), cases, tmp_path / "x.jsonl", batch_size=2, max_new_tokens=5)
+    assert str(stopped.value).startswith(f"{server.url}: {said}")
+    assert not re.search(r"start again|tries", str(stopped.value))
+    assert sum(server.asked.values()) <= 6
+    assert not naps
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_a_form_that_is_not_taken_stops_the_run_even_after_others_were(server):
+    endpoint = Endpoint("m", server.url)
+    endpoint.complete([user("Why?")], max_new_tokens=5)
+    server.says = {"*": (400, error("System role not supported"))}
+    system = Prompt(({"role": "system", "content": "Be brief."}, *user("Why?").messages))
+    with pytest.raises(ConnectionError, match="System role not supported"):
+        endpoint.complete([system], max_new_tokens=5)
+    with pytest.raises(ConnectionError, match="System role not supported"):
+        endpoint.complete([user("Why?")], max_new_tokens=5000)
+
+
+def test_a_harmless_prompt_is_tried_once_at_most(server):
+    endpoint = Endpoint("m", server.url)
+    server.says = {"Why?": (400, error("too long"))}
+    for _ in range(3):
+        assert endpoint.complete([user("Why?")], max_new_tokens=5)[0].finish_reason == "error: too long"
+    assert server.asked == {"Why?": 3, "Hello": 1}
+
+
+def test_an_error_in_a_200_is_tried_again_if_it_may_pass(server, naps):
+    server.says = {"*": (200, error("Upstream is busy", 502))}
+    with pytest.raises(ConnectionError, match=r"up to 3 tries \(.*Upstream is busy\)"):
+        Endpoint("m", server.url, tries=3).complete([user("Why?")], max_new_tokens=5)
+    assert len(naps) == 2
+
+
+def test_a_start_that_the_server_repeats_is_removed(server):
+    def completed(start, content):
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+        server.says = {start: (200, {"choices": [choice]})}
+        return Endpoint("m", server.url).complete([user("Why?", start)], max_new_tokens=5)[0].text
+
+    assert completed("Sure, here", "Sure, here is how.") == " is how."
+    assert completed("Sure, here", "Sure, there is a way.") == "Sure, there is a way."
+    assert completed("Sure, here", "is how. Sure, here") == "is how. Sure, here"
+
+
+def test_a_temperature_is_sent_unless_the_model_takes_only_its_own(server):
+    own = Endpoint("m", server.url, temperature=False)
+    own.complete([user("Why?")], max_new_tokens=5)
+    assert "temperature" not in server.bodies[-1][1]
+    assert own.fingerprint() != Endpoint("m", server.url).fingerprint()
+
+
+@pytest.mark.parametrize("key", ["sk-CANARY", "sk-CANARY\n", " sk-CANARY\r\n"])
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_the_key_stands_in_no_message(server, naps, monkeypatch, key, status):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    server.says = {"*": (status, error("bad header Bearer sk-CANARY"))}
+    endpoint = Endpoint("m", server.url, tries=2)
+    with pytest.raises(ConnectionError, match=r"bad header Bearer \[key\]") as stopped:
+        endpoint.complete([user("Why?")], max_new_tokens=5)
+    assert "CANARY" not in "".join(traceback.format_exception(stopped.value)) + repr(endpoint)
+    server.says = {"Why?": (400, error("bad header Bearer sk-CANARY"))}
+    assert endpoint.complete([user("Why?")], max_new_tokens=5)[0].finish_reason == "error: bad header Bearer [key]"
+
+
+@pytest.mark.parametrize("key", ["sk-CAN\nARY", "sk-CAN ARY", "sk-CANARY…"])
+def test_a_key_that_cannot_be_one_is_an_error_that_does_not_show_it(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY holds a space, a line break or more") as stopped:
+        Endpoint("m", "http://127.0.0.1:9/v1")
+    assert "CAN" not in str(stopped.value)
+
+
+def test_an_empty_key_is_none(server, monkeypatch):
+    for key in ("", " \n"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        assert Endpoint("m", server.url).complete([user("abc")], max_new_tokens=5)[0].text == "cba"
+
+
+@pytest.mark.parametrize(
+    "spelling", ["https://api.host/v1/", "https://API.host/v1", "HTTPS://api.host:443/v1", "https://Api.Host:443/v1//"]
+)
+def test_another_spelling_of_an_address_is_the_same_server(spelling):
+    assert Endpoint("m", spelling).fingerprint() == Endpoint("m", "https://api.host/v1").fingerprint()
+
+
+@pytest.mark.parametrize("other", ["http://api.host/v1", "https://api.host:8000/v1", "https://api.host/V1"])
+def test_another_address_is_another_server(other):
+    assert Endpoint("m", other).fingerprint() != Endpoint("m", "https://api.host/v1").fingerprint()
 
 
 def test_a_slash_at_the_end_of_the_address_asks_nothing_again(server, tmp_path):
