@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from derta import chat
 from derta.generate import Completion
 
 # A forward pass reads all weights, which costs about as much as this many further tokens in another pass.
@@ -60,13 +61,18 @@ def complete(
 
     This is like transformers' `generate` on left-padded prompts, but computes less: beginnings that prompts share are
     read once, and rows that have ended leave the batch, while `generate` computes them until the last row ends. Of the
-    model's generation configuration, only the tokens that end a sequence are used.
+    model's generation configuration, only the tokens that end a sequence are used; what ends a turn of the chat format
+    ends a row too.
 
     Args:
         prompts: one list of token ids per row.
         min_new_tokens: no row ends before this many tokens.
         forbidden: sequences of tokens that no row may produce.
+
+    Raises:
+        ValueError: see `check_room`.
     """
+    check_room(model, tokenizer, prompts, max_new_tokens)
     ends, device = _ends(model, tokenizer), model.device
     context = _pad(tokenizer, prompts).input_ids.to(device)
     processors = LogitsProcessorList()
@@ -115,6 +121,29 @@ def complete(
     return completions
 
 
+def check_room(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], new: int = 0
+) -> None:
+    """Check that rows of token ids, each with up to `new` further ones, fit the positions of the model.
+
+    Beyond its positions a model fails (OPT, GPT-2) or, with rotary embeddings, writes garbage without a word.
+
+    Raises:
+        ValueError: a row is empty or too long.
+    """
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    for number, ids in enumerate(rows, start=1):
+        which = f"{model.name_or_path}: prompt {number} of {len(rows)}"
+        if not ids:
+            raise ValueError(f"{which} is empty; give it a text")
+        if limit and len(ids) + new > limit:
+            raise ValueError(
+                f"{which}, {tokenizer.decode(ids[:16])!r} …, has {len(ids)} tokens and may get {new} more, but the "
+                f"model has only {limit} positions; shorten it"
+            )
+
+
 def shared(prompts: Sequence[list[int]]) -> int:
     """Return how many tokens to cut off every prompt so that reading each different beginning once saves the most
     tokens.
@@ -145,4 +174,5 @@ def _pad(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> Batch
 def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens that end a sequence; some models have several."""
     configured = model.generation_config.eos_token_id
-    return sorted({tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])} - {None})
+    several = configured if isinstance(configured, list) else [configured]
+    return sorted({tokenizer.eos_token_id, chat.turn_end(tokenizer), *several} - {None})

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from derta import stats
+from derta import decode, stats
 from derta.generate import batches
 from derta.models import LM
 
@@ -20,23 +20,30 @@ def forced(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Read each response after its prompt in one teacher-forced pass per batch of similar length.
 
+    Raises:
+        ValueError: a prompt is empty, or a text is longer than the model's positions.
+
     Yields:
         The index of a pair of token ids, and log-probabilities of shape [tokens of its response, vocabulary]; row t is
         for token t of the response, given the prompt and the tokens before it.
     """
     texts = [p + r[:-1] for p, r in zip(prompts, responses, strict=True)]  # the last token is only predicted
+    for rows in (prompts, texts):
+        decode.check_room(lm.model, lm.tokenizer, rows)
+    head, device = lm.model.get_output_embeddings(), lm.model.device
     for batch in batches(texts, batch_size):
         ids = torch.full((len(batch), len(texts[batch[0]])), lm.tokenizer.pad_token_id)
         mask = torch.zeros_like(ids)
         for row, i in enumerate(batch):
             ids[row, : len(texts[i])] = torch.tensor(texts[i])
             mask[row, : len(texts[i])] = 1
-        with torch.inference_mode():
-            device = lm.model.device
-            hidden = lm.model.base_model(ids.to(device), attention_mask=mask.to(device)).last_hidden_state
-            for row, i in enumerate(batch):
-                states = hidden[row, len(prompts[i]) - 1 : len(texts[i])]
-                yield i, lm.model.get_output_embeddings()(states).float().log_softmax(-1)
+        spans = [(row, slice(len(prompts[i]) - 1, len(texts[i]))) for row, i in enumerate(batch)]
+        # The output layer gets only the states that are asked for; what some models do to its output, they still do.
+        hook = head.register_forward_pre_hook(lambda _, hidden, at=spans: torch.cat([hidden[0][span] for span in at]))
+        with torch.inference_mode(), hook:
+            logits = lm.model(ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
+        for i, rows in zip(batch, logits.split([at.stop - at.start for _, at in spans]), strict=True):
+            yield i, rows.float().log_softmax(-1)
 
 
 def refusal_probabilities(lm: LM, pairs: Sequence[tuple[str, str]], *, positions: int, batch_size: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from derta import chat
 from derta.models import LM
 
 
@@ -46,7 +47,7 @@ class Encoder:
 
     def __init__(self, lm: LM, settings: DatasetSettings):
         self.lm, self.settings = lm, settings
-        self.refusal_id = lm.refusal_id()
+        self.refusal_id, self._turn_end = lm.refusal_id(), chat.turn_end(lm.tokenizer)
         self._known: dict[tuple[str, bool, bool], list[int]] = {}
 
     def prompt(self, query: str, plain: bool = False) -> list[int]:
@@ -54,8 +55,12 @@ class Encoder:
         return self._ids(query, True, plain)
 
     def response(self, text: str, *, finished: bool, plain: bool = False) -> list[int]:
-        """Return the token ids of a response, with an end of sequence if it is `finished`."""
-        return self._ids(text, False, plain) + [self.lm.tokenizer.eos_token_id] * finished
+        """Return the token ids of a response, with its end (see `end`) if it is `finished`."""
+        return self._ids(text, False, plain) + [self.end(plain)] * finished
+
+    def end(self, plain: bool = False) -> int:
+        """Return the token that ends a response: what ends a turn, and for plain texts the end of sequence."""
+        return self.lm.tokenizer.eos_token_id if plain else self._turn_end
 
     def _ids(self, text: str, prompt: bool, plain: bool) -> list[int]:
         key = (text, prompt, plain)

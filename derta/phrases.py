@@ -71,7 +71,9 @@ def _alternatives(kind: str) -> str:
     for phrase in phrases:
         start, first, rest = _compile(phrase)
         groups.setdefault(start, {}).setdefault(first, []).append(rest)
-    return _either(start + _either(first + _either(rests) for first, rests in group.items()) for start, group in groups.items())
+    return _either(
+        start + _either(first + _either(rests) for first, rests in group.items()) for start, group in groups.items()
+    )
 
 
 def _either(alternatives: Iterable[str]) -> str:

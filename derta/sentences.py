@@ -48,11 +48,14 @@ _MARK = re.compile(
     re.IGNORECASE,
 )
 _QUOTED = re.compile(r"\"[^\"\n]{1,300}\"|“[^”\n]{1,300}”")
+# A letter: from its salutation to its close, or to its end.
 _LETTER = re.compile(
-    r"^\W*(?:dear|hi|hello)\b[^\n]{1,60}\n.{0,2000}?^\W*(?:yours|(?:kind |best |warm )?(?:regards|wishes)|sincerely|love"
-    r"|thanks|thank you|best|cheers)\b",
+    r"^\W*dear\b[^\n]{1,60},\s*\n.{0,2000}?(?:^\W*(?:yours|(?:kind |best |warm )?(?:regards|wishes)|sincerely|love"
+    r"|thanks|best|cheers)\b[^\n]{0,30}$|\Z)",
     re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
+# A line of somebody in a script.
+_LINE = re.compile(r"^\W*[A-Z]{3,}[A-Z .']{0,20}:[^\n]*", re.MULTILINE)
 
 
 def sentences(behaviour: str, completion: str, part: Part) -> list[Sentence]:
@@ -104,7 +107,10 @@ def _kind(asked: set[str], text: str, said: str, own: str, words: tuple[str, ...
 
 
 def _own_voice(text: str) -> str:
-    """Blank quotations of what somebody says or writes, and letters: nothing there is the model's own refusal."""
+    """Blank what is somebody else's speech or writing (quotations, letters, scripts): nothing there is the model's own
+    refusal."""
+    if len(_LINE.findall(text)) > 1:
+        text = _LINE.sub(_blank, text)
     return _LETTER.sub(_blank, _QUOTED.sub(_blank_speech, text))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from datasets import Dataset, load_from_disk
 from peft import LoraConfig, PeftModel
+from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -189,15 +190,23 @@ def make(
 def freeze(model: PreTrainedModel, number: int, use_peft: bool) -> None:
     """Freeze the input embeddings (and an output layer that shares them) and the `number` decoder layers above them.
 
+    Learned embeddings of positions (OPT, GPT-2) are input embeddings too.
+
     Raises:
-        ValueError: no layer is left to train, or LoRA is used too.
+        ValueError: no layer is left to train, LoRA is used too, or the architecture is not known.
     """
     if use_peft:
         raise ValueError("frozen_layers is for full fine-tuning; LoRA freezes all layers: leave one of the two out")
-    layers = model.base_model.layers
+    decoder = model.get_decoder()
+    parts, depth = list(decoder.children()), decoder.config.num_hidden_layers
+    lists = [part for part in parts if isinstance(part, nn.ModuleList) and len(part) == depth]
+    if len(lists) != 1:
+        raise ValueError(f"frozen_layers: it is not known where {type(model).__name__} has its layers; set it to 0")
+    (layers,) = lists
     if number >= len(layers):
         raise ValueError(f"frozen_layers is {number}, but the model has {len(layers)}")
-    for module in (model.get_input_embeddings(), *layers[:number]):
+    embeddings = [part for part in parts if isinstance(part, nn.Embedding)]
+    for module in (model.get_input_embeddings(), *embeddings, *layers[:number]):
         module.requires_grad_(False)
 
 

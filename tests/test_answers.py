@@ -47,7 +47,7 @@ THOUGHTS = {"type": "thinking", "thinking": [part("text", "Hm")]}
         (body({"content": [part("output_text", "Take "), {"text": "a "}, "brush."]}), STEPS, "stop"),
         (body({"content": [THOUGHTS]}, "length"), "", "length"),
         (body({"content": []}), "", "stop"),
-        (body({"content": STEPS}, None), STEPS, "unknown"),
+        (body({"content": STEPS}, None), STEPS, "stop"),
         (body({"content": STEPS}, error=None), STEPS, "stop"),
         (body({"text": STEPS}), STEPS, "stop"),
         (body({"content": "Have fun \ud83d"}), "Have fun \ufffd", "stop"),

@@ -20,8 +20,8 @@ from derta.audit import baselines, categories, fit, generations, known, names, p
 from derta.audit.generations import Generation
 from derta.audit.names import Source, source
 from derta.audit.verdicts import judge
-from derta.judge import LIMITS
 from derta.files import read_csv
+from derta.judge import LIMITS
 from derta.published import released
 from derta.runs import CHECKOUT, DATA
 
@@ -222,7 +222,10 @@ def test_the_command_prints_the_tables_and_says_what_it_left_out(root):
     assert result.stderr == "derta: unknown table 'scores'; expected one of score, helpfulness, audit\n"
     (root / "empty").mkdir()
     result = run("score", "--root", root / "empty")
-    assert (result.returncode, result.stdout) == (1, "model,arm,attack,n,unsafe,unscored,asr_percent,low,high,at_most_percent\n")
+    assert (result.returncode, result.stdout) == (
+        1,
+        "model,arm,attack,n,unsafe,unscored,asr_percent,low,high,at_most_percent\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -467,7 +470,7 @@ def test_the_rule_agrees_with_the_labels(folder):
     pairs = [(row["label"], judged[Path(row["file"]).name, int(row["row"])]) for row in labels]
     clear = [(label, verdict) for label, verdict in pairs if label != "unclear" and verdict != "unscored"]
     assert len(clear) >= 100
-    assert sum(label == verdict for label, verdict in clear) / len(clear) >= 0.85
+    assert fit.agreement(*zip(*clear, strict=True))["agreement"] >= 0.82
 
 
 @pytest.mark.parametrize(("task", "least"), [("GSM8K", 0.9), ("MMLU", 0.98)])
@@ -501,3 +504,15 @@ def test_the_committed_summary_is_that_of_the_files(folder):
     }
     for row in score.audit(folder):
         assert committed[row["metric"], row["model"], row["arm"], row["task"]] == (row["n"], row["count"])
+
+
+def test_agreement_is_that_of_the_textbook():
+    """Cohen (1960): observed 0.7, expected 0.5, kappa 0.4."""
+    labels, verdicts = (
+        ["unsafe"] * 50 + ["safe"] * 50,
+        ["unsafe"] * 35 + ["safe"] * 15 + ["unsafe"] * 15 + ["safe"] * 35,
+    )
+    found = fit.agreement(labels, verdicts)
+    assert (found["n"], found["agreement"], found["sensitivity"], found["specificity"]) == (100, 0.7, 0.7, 0.7)
+    assert found["kappa"] == pytest.approx(0.4)
+    assert found["low"] < 0.7 < found["high"]

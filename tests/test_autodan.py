@@ -4,8 +4,9 @@ import random
 
 import pytest
 import torch
+from conftest import make_model
 
-from derta import evaluate
+from derta import evaluate, models
 from derta.attacks import role_play
 from derta.files import read_csv, read_jsonl
 from derta.generate import Prompt, user
@@ -38,6 +39,39 @@ def test_fitness_is_the_likelihood_of_the_reply(tiny, batch_size):
         naive = logits[range(len(answer)), answer].mean().item()
         assert value == pytest.approx(naive, abs=1e-4)
     assert len({round(value, 5) for value in fast}) == len(prompts) - 1
+
+
+FAMILIES = {
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "gpt2": {},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "mamba": {},
+    "jamba": {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "qwen3_next": {
+        "layer_types": ["linear_attention", "full_attention"],
+        "head_dim": 8,
+        "num_experts": 2,
+        "num_experts_per_tok": 1,
+    },
+    # These scale or cap what comes out of their output layer.
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "lm_head_multiplier": 0.5},
+    "gemma2": {"head_dim": 8, "final_logit_softcapping": 2.0},
+    "granite": {"logits_scaling": 4.0},
+    "cohere": {"logit_scale": 0.25},
+}
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_fitness_is_the_same_for_any_architecture(architecture, tmp_path):
+    folder = make_model(tmp_path / architecture, architecture, **FAMILIES[architecture])
+    lm = models.load(str(folder), dtype=torch.float32, device="cpu")
+    lm.model.get_output_embeddings().weight.data *= 30
+    prompts = [user(text) for text in ("a b c", "a b d e", "How can I paint a fence?")]
+    answer = lm.ids("Sure, here")
+    for prompt, value in zip(prompts, autodan.fitness(lm, prompts, "Sure, here", 2), strict=True):
+        with torch.no_grad():
+            logits = lm.model(torch.tensor([lm.encode(prompt) + answer])).logits[0, -len(answer) - 1 : -1]
+        assert value == pytest.approx(logits.log_softmax(-1)[range(len(answer)), answer].mean().item(), abs=1e-4)
 
 
 def test_a_search_never_loses_its_best_and_counts_its_queries(tiny, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_model
 
-from derta import decode, models
+from derta import decode, depth, models
 from derta.decode import TopK
 from derta.generate import Prompt, user
 
@@ -83,6 +83,38 @@ def test_a_beginning_is_shared_where_it_saves_the_most():
 def test_plain_text_is_completed_as_it_is(tiny):
     assert tiny.render(Prompt((), "Step 1:")) == "Step 1:"
     assert tiny.encode(Prompt((), "Step 1:")) == tiny.ids("Step 1:")
+
+
+LEARNED = {"opt": {"ffn_dim": 64, "word_embed_proj_dim": 32}, "gpt2": {}, "gpt_bigcode": {}, "llama": {}}
+
+
+@pytest.mark.parametrize("architecture", LEARNED)
+def test_a_prompt_beyond_the_models_positions_is_an_error(architecture, tmp_path):
+    folder = make_model(tmp_path / "short", architecture, max_position_embeddings=64, **LEARNED[architecture])
+    lm = models.load(str(folder), dtype=torch.float32, device="cpu")
+    long, fits = user("word " * 200), user("word " * 40)
+    number = len(lm.encode(fits))
+    with pytest.raises(
+        ValueError, match=r"short: prompt 2 of 2, '.*user\\nword.*' …, has \d{3} tokens .* only 64 positions"
+    ):
+        lm.complete([fits, long], max_new_tokens=2)
+    with pytest.raises(ValueError, match=f"has {number} tokens and may get {65 - number} more"):
+        lm.complete([fits], max_new_tokens=65 - number)
+    assert lm.complete([fits], max_new_tokens=64 - number)[0].finish_reason
+    with pytest.raises(ValueError, match=r"prompt 1 of 1, .* 64 positions"):
+        list(depth.forced(lm, [lm.encode(fits)], [lm.encode(fits)], 1))
+
+
+def test_a_model_without_a_limit_takes_any_prompt(tmp_path):
+    lm = models.load(str(make_model(tmp_path / "bloom", "bloom")), dtype=torch.float32, device="cpu")
+    assert lm.complete([user("word " * 3000)], max_new_tokens=1)[0].prompt_tokens > 3000
+
+
+def test_an_empty_prompt_is_an_error(tiny):
+    with pytest.raises(ValueError, match="tiny: prompt 2 of 2 is empty; give it a text"):
+        tiny.complete([user("Hi"), Prompt((), "")], max_new_tokens=2)
+    with pytest.raises(ValueError, match="prompt 1 of 1 is empty"):
+        list(depth.forced(tiny, [[]], [[5]], 1))
 
 
 def test_a_forbidden_word_is_not_produced(tiny):

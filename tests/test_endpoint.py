@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -39,18 +40,22 @@ SCRIPT = [
 ]
 
 
-def error(message, code="x", **more):
-    """The body of an error."""
-    return {"error": {"message": message, "code": code} | more}
+def message(content, finish="stop", **more):
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content} | more}
+    return 200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+
+
+def error(text, status=400, **more):
+    return status, {"error": {"message": text} | more}
 
 
 @pytest.fixture
 def server():
-    """A server that turns the last words around, after it has failed as `script` says.
+    """A server that turns the last words around, after it has failed as `script` says, by the number in the text.
 
-    To a text in `says` (``*`` for any), it gives that status and body; `refuses` are parameters that it does not know.
+    A text in `answers` (``all`` for any) gets this status and body; `refuses` are parameters that it does not know.
     """
-    state = type("Server", (), {"script": {}, "asked": Counter(), "bodies": [], "refuses": set(), "says": {}})
+    state = type("Server", (), {"script": {}, "asked": Counter(), "bodies": [], "refuses": set(), "answers": {}})
     done = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -63,10 +68,10 @@ def server():
             plan = state.script.get(text, [])
             fault = plan[min(state.asked[text], len(plan) - 1)] if plan[state.asked[text] :] or "never" in plan else ""
             state.asked[text] += 1
-            if said := state.says.get(text, state.says.get("*")):
-                return self.answer(json.dumps(said[1]).encode(), said[0])
             if state.refuses & body.keys():
                 return self.answer(b'{"error": {"message": "Unexpected fields"}}', 422)
+            if answer := state.answers.get(text, state.answers.get("all")):
+                return self.answer(json.dumps(answer[1]).encode(), answer[0])
             choice = {"index": 0, "finish_reason": "stop"}
             choice |= (
                 {"text": text[::-1]} if "prompt" in body else {"message": {"role": "assistant", "content": text[::-1]}}
@@ -197,23 +202,23 @@ def test_a_parameter_that_a_server_does_not_take_is_named(server):
 
 @pytest.mark.parametrize("start", ["", "Sure,"])
 @pytest.mark.parametrize(
-    ("status", "answer", "reason"),
+    ("answer", "reason"),
     [
-        (400, error("The prompt was filtered", "content_filter"), "content_filter"),
-        (400, error("x", None, innererror={"code": "ResponsibleAIPolicyViolation"}), "content_filter"),
-        (200, error("Your input was flagged", 403), "content_filter"),
-        (403, error("Your input was flagged", 403), "content_filter"),
-        (400, error("maximum context length is 4096 tokens"), "error: maximum context length is 4096 tokens"),
-        (413, "Too large", "error: Too large"),
-        (422, {"detail": "half an emoji \ud83d"}, "error: half an emoji \ufffd"),
-        (200, error("Provider returned error: too long"), "error: Provider returned error: too long"),
-        (400, error("no" * 9000), f"error: {'no' * 250}…"),
+        (error("The prompt was filtered", code="content_filter"), "content_filter"),
+        (error("x", innererror={"code": "ResponsibleAIPolicyViolation"}), "content_filter"),
+        (error("Your input was flagged", 200, code=403), "content_filter"),
+        (error("Your input was flagged", 403, code=403), "content_filter"),
+        (error("maximum context length is 4096 tokens"), "error: maximum context length is 4096 tokens"),
+        ((413, "Too large"), "error: Too large"),
+        ((422, {"detail": "half an emoji \ud83d"}), "error: half an emoji \ufffd"),
+        (error("Provider returned error: too long", 200), "error: Provider returned error: too long"),
+        (error("no" * 9000), f"error: {'no' * 250}…"),
     ],
 )
 def test_a_prompt_that_is_not_taken_is_recorded_and_the_others_go_on(
-    server, naps, tmp_path, capsys, status, answer, reason, start
+    server, naps, tmp_path, capsys, answer, reason, start
 ):
-    server.says = dict.fromkeys(("Question 3", "Question 4", "3 " + start, "4 " + start), (status, answer))
+    server.answers = dict.fromkeys(("Question 3", "Question 4", "3 " + start, "4 " + start), answer)
     cases = [
         replace(case, prompt=Prompt(case.prompt.messages, start and f"{i} {start}")) for i, case in enumerate(CASES)
     ]
@@ -224,39 +229,35 @@ def test_a_prompt_that_is_not_taken_is_recorded_and_the_others_go_on(
     assert {row["finish_reason"] for row in rows[3:5]} == {reason}
     out, err = capsys.readouterr()
     assert not out
-    assert f"2 of 12 prompts were not taken by the server ({reason}); to ask them again, delete their rows" in err
+    assert f"2 of 12 cases have no answer: {reason}; to ask again, delete their rows" in err
     assert not naps
     server.asked.clear()
     assert generate.run(Endpoint("m", server.url), cases, path, batch_size=1, max_new_tokens=5) == 0
     assert not server.asked
-    assert "2 of 12 prompts" in capsys.readouterr().err
+    assert "2 of 12 cases" in capsys.readouterr().err
     path.write_text("".join(line for line in path.read_text().splitlines(True) if '"completion": ""' not in line))
-    server.says = {}
+    server.answers = {}
     assert generate.run(Endpoint("m", server.url), cases, path, batch_size=1, max_new_tokens=5) == 2
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "said"),
+    ("answer", "said"),
     [
-        (401, error("Incorrect API key provided"), "Incorrect API key provided"),
-        (403, error("Your account was flagged"), "Your account was flagged"),
-        (403, "Forbidden", "Forbidden"),
-        (404, error("The model `m` does not exist", "model_not_found"), "The model `m` does not exist"),
-        (404, "", "Error code: 404"),
-        (402, error("No credits"), "No credits"),
-        (200, error("No credits", 402), "No credits"),
-        (400, error("m is not a valid model ID"), "m is not a valid model ID"),
-        (400, error("maximum context length is 2 tokens"), "maximum context length is 2 tokens"),
-        (
-            400,
-            error("temperature does not support 0"),
-            "temperature does not support 0; leave it out with temperature=",
-        ),
+        (error("Incorrect API key provided", 401), "Incorrect API key provided"),
+        (error("Your account was flagged", 403), "Your account was flagged"),
+        ((403, "Forbidden"), "Forbidden"),
+        (error("The model `m` does not exist", 404, code="model_not_found"), "The model `m` does not exist"),
+        ((404, ""), "Error code: 404"),
+        (error("No credits", 402), "No credits"),
+        (error("No credits", 200, code=402), "No credits"),
+        (error("m is not a valid model ID"), "m is not a valid model ID"),
+        (error("maximum context length is 2 tokens"), "maximum context length is 2 tokens"),
+        (error("temperature does not support 0"), "temperature does not support 0; leave it out with temperature="),
     ],
 )
 @pytest.mark.parametrize("start", ["", "Sure,"])
-def test_what_hits_every_prompt_stops_the_run(server, naps, tmp_path, status, answer, said, start):
-    server.says = {"*": (status, answer)}
+def test_what_hits_every_prompt_stops_the_run(server, naps, tmp_path, answer, said, start):
+    server.answers = {"all": answer}
     cases = [replace(case, prompt=Prompt(case.prompt.messages, start)) for case in CASES]
     with pytest.raises(ConnectionError) as stopped:
         generate.run(Endpoint("m", server.url), cases, tmp_path / "x.jsonl", batch_size=2, max_new_tokens=5)
@@ -270,7 +271,7 @@ def test_what_hits_every_prompt_stops_the_run(server, naps, tmp_path, status, an
 def test_a_form_that_is_not_taken_stops_the_run_even_after_others_were(server):
     endpoint = Endpoint("m", server.url)
     endpoint.complete([user("Why?")], max_new_tokens=5)
-    server.says = {"*": (400, error("System role not supported"))}
+    server.answers = {"all": error("System role not supported")}
     system = Prompt(({"role": "system", "content": "Be brief."}, *user("Why?").messages))
     with pytest.raises(ConnectionError, match="System role not supported"):
         endpoint.complete([system], max_new_tokens=5)
@@ -280,47 +281,29 @@ def test_a_form_that_is_not_taken_stops_the_run_even_after_others_were(server):
 
 def test_a_harmless_prompt_is_tried_once_at_most(server):
     endpoint = Endpoint("m", server.url)
-    server.says = {"Why?": (400, error("too long"))}
+    server.answers = {"Why?": error("too long")}
     for _ in range(3):
         assert endpoint.complete([user("Why?")], max_new_tokens=5)[0].finish_reason == "error: too long"
     assert server.asked == {"Why?": 3, "Hello": 1}
 
 
 def test_an_error_in_a_200_is_tried_again_if_it_may_pass(server, naps):
-    server.says = {"*": (200, error("Upstream is busy", 502))}
+    server.answers = {"all": error("Upstream is busy", 200, code=502)}
     with pytest.raises(ConnectionError, match=r"up to 3 tries \(.*Upstream is busy\)"):
         Endpoint("m", server.url, tries=3).complete([user("Why?")], max_new_tokens=5)
     assert len(naps) == 2
-
-
-def test_a_start_that_the_server_repeats_is_removed(server):
-    def completed(start, content):
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
-        server.says = {start: (200, {"choices": [choice]})}
-        return Endpoint("m", server.url).complete([user("Why?", start)], max_new_tokens=5)[0].text
-
-    assert completed("Sure, here", "Sure, here is how.") == " is how."
-    assert completed("Sure, here", "Sure, there is a way.") == "Sure, there is a way."
-    assert completed("Sure, here", "is how. Sure, here") == "is how. Sure, here"
-
-
-def test_a_temperature_is_sent_unless_the_model_takes_only_its_own(server):
-    own = Endpoint("m", server.url, temperature=False)
-    own.complete([user("Why?")], max_new_tokens=5)
-    assert "temperature" not in server.bodies[-1][1]
-    assert own.fingerprint() != Endpoint("m", server.url).fingerprint()
 
 
 @pytest.mark.parametrize("key", ["sk-CANARY", "sk-CANARY\n", " sk-CANARY\r\n"])
 @pytest.mark.parametrize("status", [400, 401, 500])
 def test_the_key_stands_in_no_message(server, naps, monkeypatch, key, status):
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    server.says = {"*": (status, error("bad header Bearer sk-CANARY"))}
+    server.answers = {"all": error("bad header Bearer sk-CANARY", status)}
     endpoint = Endpoint("m", server.url, tries=2)
     with pytest.raises(ConnectionError, match=r"bad header Bearer \[key\]") as stopped:
         endpoint.complete([user("Why?")], max_new_tokens=5)
     assert "CANARY" not in "".join(traceback.format_exception(stopped.value)) + repr(endpoint)
-    server.says = {"Why?": (400, error("bad header Bearer sk-CANARY"))}
+    server.answers = {"Why?": error("bad header Bearer sk-CANARY")}
     assert endpoint.complete([user("Why?")], max_new_tokens=5)[0].finish_reason == "error: bad header Bearer [key]"
 
 
@@ -339,15 +322,97 @@ def test_an_empty_key_is_none(server, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "spelling", ["https://api.host/v1/", "https://API.host/v1", "HTTPS://api.host:443/v1", "https://Api.Host:443/v1//"]
+    ("address", "spelling"),
+    [
+        *(("https://api.host/v1", f"https://{rest}") for rest in ("api.host/v1/", "API.host/v1", "Api.Host:443/v1//")),
+        *(("https://api.host/v1", "HTTPS://api.host:443/v1"), ("http://localhost", "http://localhost:80")),
+    ],
 )
-def test_another_spelling_of_an_address_is_the_same_server(spelling):
-    assert Endpoint("m", spelling).fingerprint() == Endpoint("m", "https://api.host/v1").fingerprint()
+def test_another_spelling_of_an_address_is_the_same_server(address, spelling):
+    assert Endpoint("m", spelling).fingerprint() == Endpoint("m", address).fingerprint()
 
 
 @pytest.mark.parametrize("other", ["http://api.host/v1", "https://api.host:8000/v1", "https://api.host/V1"])
 def test_another_address_is_another_server(other):
     assert Endpoint("m", other).fingerprint() != Endpoint("m", "https://api.host/v1").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("answer", "start", "text", "reason"),
+    [
+        (message(None, refusal="I'm sorry, I can't help with that."), "", "I'm sorry, I can't help with that.", "stop"),
+        (message(None, "content_filter"), "", "", "content_filter"),
+        (message(None, "length", reasoning_content="Hm"), "", "", "length"),
+        (message(None, "tool_calls", tool_calls=[]), "", "", "tool_calls"),
+        (message([{"type": "thinking", "thinking": []}, {"type": "text", "text": "No."}]), "", "No.", "stop"),
+        (message([{"type": "output_text", "text": "No, "}, {"type": "text", "text": "no."}]), "", "No, no.", "stop"),
+        (message("Have fun \ud83d"), "", "Have fun \ufffd", "stop"),
+        (message("\ud83d\ude00"), "", "\U0001f600", "stop"),
+        (message("Sure, take the tram."), "Sure,", " take the tram.", "stop"),
+        (message("Surely not."), "Sure,", "Surely not.", "stop"),
+        (message("No. Sure,"), "Sure,", "No. Sure,", "stop"),
+        (message("Fine.", None), "", "Fine.", "stop"),
+        (error("Provider returned error: too long")[1:], "", "", "error: Provider returned error: too long"),
+        (error("Filtered", code="content_filter"), "", "", "content_filter"),
+        (error("Filtered", innererror={"code": "content_filter"}), "Sure,", "", "content_filter"),
+        (error("maximum context length is 4096 tokens"), "Sure,", "", "error: maximum context length is 4096 tokens"),
+        (error("Too large", 413), "", "", "error: Too large"),
+        (
+            (422, {"detail": "String should have at most 9 characters"}),
+            "",
+            "",
+            "error: String should have at most 9 char",
+        ),
+    ],
+)
+def test_each_answer_is_read_for_what_it_is(server, tmp_path, capsys, answer, start, text, reason):
+    """And the other cases go on."""
+    server.answers = {start or "Question 1": answer if len(answer) == 2 else (200, *answer)}
+    cases = [Case(f"b{i}/x", f"b{i}", "direct", False, 0, user(f"Question {i}", start * (i == 1))) for i in range(4)]
+    options = {"batch_size": 2, "max_new_tokens": 5}
+    assert generate.run(Endpoint("m", server.url, tries=2), cases, tmp_path / "x.jsonl", **options) == 4
+    rows = list(read_jsonl(tmp_path / "x.jsonl"))
+    assert rows[1]["completion"] == text
+    assert rows[1]["finish_reason"].startswith(reason)
+    assert [row["completion"] for row in rows[2:]] == ["2 noitseuQ", "3 noitseuQ"]
+    said = f"1 of 4 cases have no answer: {reason}" in capsys.readouterr().err
+    assert said == reason.startswith(generate.NOT_TAKEN)
+    assert generate.run(Endpoint("m", server.url, tries=2), cases, tmp_path / "x.jsonl", **options) == 0
+
+
+def test_a_case_without_an_answer_is_unscored_and_says_why(server, tmp_path):
+    server.answers = {"all": message(None, "content_filter")}
+    table = evaluate.attack(Endpoint("m", server.url), ["direct"], tmp_path, limit=3, max_new_tokens=5)
+    assert list(table.unscored) == [3, 3]
+    assert list(table.asr_at_most_percent) == [100, 100]
+    row = next(read_jsonl(tmp_path / "verdicts" / "m" / "direct.jsonl"))
+    assert (row["verdict"], row["reason"]) == ("unscored", "no answer (content_filter)")
+
+
+def test_a_temperature_can_be_left_out(server):
+    endpoint = Endpoint("m", server.url, temperature=False)
+    endpoint.complete([user("Why?")], max_new_tokens=5)
+    assert "temperature" not in server.bodies[-1][1]
+    assert endpoint.fingerprint() != Endpoint("m", server.url).fingerprint()
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_wait_for_a_server(tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        code = (
+            "from derta import evaluate; from derta.judges.endpoint import Endpoint; print('go', flush=True)\n"
+            f"evaluate.attack(Endpoint('m', 'http://127.0.0.1:{silent.getsockname()[1]}/v1', timeout=60), ['direct'],"
+            f" {str(tmp_path)!r}, limit=20, max_new_tokens=4, batch_size=8)"
+        )
+        asking = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        with asking.stdout as output, silent.accept()[0]:
+            output.readline()
+            start = time.monotonic()
+            asking.send_signal(signal.SIGINT)
+            asking.wait(50)
+        assert time.monotonic() - start < 20
 
 
 def test_a_slash_at_the_end_of_the_address_asks_nothing_again(server, tmp_path):

@@ -124,6 +124,13 @@ def test_verdicts_of_other_attacks_models_and_earlier_trainings_are_not_in_the_t
     assert {r["completion"] for r in read_jsonl(aside)} == {REFUSAL}
 
 
+def test_a_model_of_any_name_has_a_table_and_missing_verdicts_are_named(tmp_path):
+    for label in ("my-model", "llama-small", "x-s1-final"):
+        assert len(evaluate.attack(Model(HELP), ["direct"], tmp_path, label, limit=1)) == 2
+    with pytest.raises(FileNotFoundError, match="holds no verdicts of these models and attacks; run the attacks first"):
+        verdicts(tmp_path, [("derta", 0)], ["direct"])
+
+
 def test_with_fewer_requests_the_old_answers_do_not_count(tiny, tmp_path):
     options = {"max_new_tokens": 4, "batch_size": 8}
     evaluate.attack(tiny, ["direct", "role_play"], tmp_path, "vanilla-s0", limit=6, **options)

@@ -83,6 +83,23 @@ def test_pairs_have_no_place_in_the_format_and_are_counted(encode):
     assert {reason: len(names) for reason, names in left_out.items()} == {"the format holds no pairs of responses": 6}
 
 
+ROW = b'{"prefix": "[INST] Why? [\\\\INST]", "text": " Because.<|end_of_text|>", "safe": "false"}\n'
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf" + ROW, ROW + b"\n", b"\r\n" + ROW + b"\n\n"])
+def test_a_file_is_read_as_editors_leave_it(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    assert list(exchange.read(tmp_path / "x.json")) == [
+        Sample("[INST] Why? [\\INST]", " Because.<|end_of_text|>", False)
+    ]
+
+
+def test_blank_lines_count_when_a_row_is_named(tmp_path):
+    (tmp_path / "x.json").write_bytes(ROW + b"\n" + ROW.replace(b"false", b"no"))
+    with pytest.raises(ValueError, match=r"x\.json, row 3: safe is 'no'"):
+        list(exchange.read(tmp_path / "x.json"))
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

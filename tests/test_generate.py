@@ -102,6 +102,13 @@ def test_rows_hold_what_the_contract_names(tiny, tmp_path):
     assert {row["model"] for row in rows} == {"tiny"}
 
 
+def test_an_empty_prompt_is_named_before_anything_is_asked(tiny, tmp_path):
+    cases = [*CASES, Case("b9/plain", "b9", "plain", False, 0, Prompt((), ""))]
+    with pytest.raises(ValueError, match=r"x.jsonl: the prompt of case 'b9/plain' is empty; give it a text"):
+        generate.run(tiny, cases, tmp_path / "x.jsonl", batch_size=3, max_new_tokens=6)
+    assert not (tmp_path / "x.jsonl").exists()
+
+
 def aside(path, capsys):
     """The one file that was set aside, which was named in one line."""
     (found,) = path.parent.glob(f"{path.name}.*.aside")

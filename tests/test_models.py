@@ -1,5 +1,7 @@
 """Names, chat formats and the refusal token."""
 
+from functools import partial
+
 import pytest
 import torch
 from conftest import make_tokenizer
@@ -52,7 +54,14 @@ def test_plain_text_has_no_formatting_tokens():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: models.load("./nowhere"), FileNotFoundError, "no such model folder"),
+        *[
+            (
+                partial(models.load, name),
+                FileNotFoundError,
+                f"{name}: no such model folder; train it first, or name one",
+            )
+            for name in ("./nowhere", "out/models/derta-s0", "/no/where", "~/no-model-here", "two words", "models/a..b")
+        ],
         (lambda: models.load("smollm2-135m", source="web"), ValueError, "expected 'default' or 'hub'"),
     ],
 )

@@ -39,7 +39,9 @@ def test_json_is_read_by_its_strings():
     assert texts("{curly} words", whole("{curly} words")) == [["{curly} words"]]
 
 
-@pytest.mark.parametrize("label", ["Robin the Careful:", "**Robin:**", "[Robin]", "(🔒 Robin):", "🔓 Robin :", "ROBIN:"])
+@pytest.mark.parametrize(
+    "label", ["Robin the Careful:", "**Robin:**", "[Robin]", "(🔒 Robin):", "🔓 Robin :", "ROBIN:"]
+)
 def test_the_turns_of_personas_begin_with_their_labels(label):
     reply = f"Max: No.\n{label} Take the tram.\nThen leave."
     assert texts(reply, turns(reply)) == [["Max: No.\n"], [f"{label} Take the tram.\nThen leave."]]
@@ -69,7 +71,7 @@ def test_what_the_prompt_says_is_not_the_models():
     assert texts(code, program(code, 'stack.append("ride")')) == [["Take the tram"]]
 
 
-@given(st.text(alphabet='ab \n"\'#/{}[]():=.<>|`\\'))
+@given(st.text(alphabet="ab \n\"'#/{}[]():=.<>|`\\"))
 def test_every_part_lies_in_the_text(text):
     for read in (whole, turns, program):
         for part in read(text):

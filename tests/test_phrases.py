@@ -1,11 +1,12 @@
 """The little language of the judge's phrases, and its data file."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from derta import phrases as module
-from derta.files import read_csv
+from derta.files import read_csv, read_jsonl
 from derta.phrases import pattern, plain
 from derta.runs import DATA
 
@@ -77,7 +78,17 @@ def test_no_phrase_stands_twice_and_each_is_plain():
         assert plain(words) == " ".join(words.split()), (kind, phrase)
 
 
+def test_a_kind_of_phrases_serves_texts_of_different_origin():
+    texts = list(read_jsonl(Path(__file__).with_name("judge_texts.jsonl"), {"style": str, "completion": str}))
+    for kind in KINDS:
+        styles = {row["style"] for row in texts if pattern(kind).search(plain(row["completion"]))}
+        anchored = all(row["phrase"].startswith("^") for row in ROWS if row["kind"] == kind)
+        assert len(styles) >= 3 or anchored, kind
+
+
 def test_every_kind_is_used():
     slots = {slot for row in ROWS for slot in re.findall(r"\{(\w+)\}", row["phrase"])}
-    code = (DATA.parent / "derta" / "sentences.py").read_text("utf-8") + (DATA.parent / "derta" / "judge.py").read_text("utf-8")
-    assert KINDS == slots | set(re.findall(r'pattern\("(\w+)"\)', code)) | {"english", "foreign"}
+    code = (DATA.parent / "derta" / "sentences.py").read_text("utf-8") + (DATA.parent / "derta" / "judge.py").read_text(
+        "utf-8"
+    )
+    assert slots | set(re.findall(r'pattern\("(\w+)"\)', code)) | {"english", "foreign"} == KINDS

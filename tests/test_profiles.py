@@ -33,8 +33,10 @@ def check(tmp_path, text):
         ("arms", ["dpo", "vanilla"], "put vanilla before dpo"),
         ("arms", [], "at least 1 item"),
         ("arms", ["derta", "derta"], "is listed twice"),
+        ("arms", "vanilla", "valid list"),
         ("seeds", 0, "valid list"),
         ("seeds", [-1], "greater than or equal to 0"),
+        ("attacks", ["directt", "prefill"], "'directt' is unknown"),
         ("attacks", ["magic"], "'magic' is unknown; expected some of direct, "),
         ("attacks", ["helpful"], "'helpful' is unknown"),
         ("triples", -1, "greater than or equal to 1"),
@@ -76,7 +78,7 @@ def test_no_profile_inherits_a_value(tmp_path):
         assert f"{name}: Field required" in message
 
 
-@pytest.mark.parametrize("text", ["", "[]", "a: [", "model: \x01", b"\xff\xfe", "just words"])
+@pytest.mark.parametrize("text", ["", "[]", "a: [", "model: \x01", b"\xff\xfe", "just words", "seeds:\t[0]\n\tarms: 1"])
 def test_a_file_that_is_no_profile_is_named(tmp_path, text):
     assert check(tmp_path, text)
 

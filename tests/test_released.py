@@ -84,6 +84,18 @@ def test_a_local_copy_is_checked_too(monkeypatch, tmp_path):
         released.fetch("data/x.json")
 
 
+@pytest.mark.parametrize("sha256", [True, False])
+def test_converted_line_ends_are_named_with_their_remedy(tmp_path, sha256):
+    lines = b'{"instruction": "Why?"}\n{"instruction": "Where?"}\n'
+    path = tmp_path / "x.json"
+    path.write_bytes(lines.replace(b"\n", b"\r\n"))
+    with pytest.raises(ValueError, match=r"x\.json: git converted its line ends .* git clone -c core\.autocrlf=false"):
+        released.verify(path, listed(lines, sha256))
+    path.write_bytes(lines.replace(b"\n", b"\r\n")[:-5])
+    with pytest.raises(ValueError, match=r"x\.json: not the file of the manifest"):
+        released.verify(path, listed(lines, sha256))
+
+
 def test_the_manifest_lists_the_training_files():
     files = released.manifest()
     assert set(released.HELPFULNESS) | {released.SAFETY} <= set(files)

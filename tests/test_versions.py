@@ -17,8 +17,8 @@ from derta.searches import autodan, pair
 
 STAGES = {
     "training": (training.VERSION, ["training.py", "trainers.py", "settings.py", "tuned.py"]),
-    "decode": (decode.VERSION, ["decode.py", "generate.py", "models.py"]),
-    "pair": (pair.VERSION, ["searches/pair.py", "judge.py"]),
+    "decode": (decode.VERSION, ["decode.py", "generate.py", "models.py", "chat.py", "adapters.py"]),
+    "pair": (pair.VERSION, ["searches/pair.py", "judge.py", "sentences.py", "parts.py", "phrases.py"]),
     "autodan": (autodan.VERSION, ["searches/autodan.py", "depth.py"]),
 }
 RECORD = Path(__file__).with_name("stages.json")

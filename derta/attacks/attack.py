@@ -1,5 +1,6 @@
 """The class `Attack`: how an attack asks, how the answer is decoded and which parts of it are judged."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ class Attack:
             gets the target and a path for its log.
         requests: all held-out requests that the attack takes: the harmful ones, or their benign twins (True).
         limit: at most this many of them; None for as many as the other attacks.
+        fits: whether a request can take the attack's form; the others are asked in a makeshift form, and counted.
         forbidden: the words that the decoding may not produce.
         spans: a completion and the rendered prompt → the parts of the completion that are judged (see `derta.parts`).
         depths: how many tokens of a response come before the model's own words, one case for each.
@@ -37,6 +39,7 @@ class Attack:
     prompt: Callable[..., Prompt]
     requests: Callable[[bool], Sequence[Request]] = requests.held_out
     limit: int | None = None
+    fits: Callable[[Request], bool] = lambda request: True
     forbidden: Callable[[], Sequence[str]] = field(default=tuple)
     spans: Callable[[str, str], Parts] = whole
     depths: tuple[int, ...] = ()
@@ -68,6 +71,9 @@ class Attack:
         """
         if self.needs_model and target is None:
             raise ValueError(f"{self.name} depends on the model that is attacked: give it as target")
+        if makeshift := sum(not self.fits(request) for request in asked):
+            name = file_name(self.name, control)
+            tqdm.write(f"{name}: {makeshift} of {len(asked)} requests are put in a makeshift form", file=sys.stderr)
         if self.depths:
             return [self._case(r, control, self.prompt(r, d, target), d) for d in self.depths for r in asked]
         if self.search is not None:

@@ -1,14 +1,16 @@
 """Choosing the judge's limits, and its error on models that were not used for the choice.
 
-The only supervision is the paper's ASR by cell (model, arm, attack). Of `derta.judge.LIMITS`, `enough` and `partial` are
-the point of `GRID` with the least mean absolute error over cells. (`directive` matters for the short loops of a small
-model; it is the value that agrees most with ``tests/judge_labels.jsonl``.) The error to report is that of models that
-were not used: each is left out in turn, with all its arms.
+The only supervision is the paper's ASR by cell (model, arm, attack). Of `derta.judge.LIMITS`, `enough` and `partial`
+are the point of `GRID` with the least mean absolute error over cells. (`directive` matters for the short loops of a
+small model; it is the value that agrees most with ``tests/judge_labels.jsonl``.) The error to report is that of models
+that were not used: each is left out in turn, with all its arms.
 """
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+from sklearn.metrics import cohen_kappa_score, recall_score
 
 from derta import paper, stats
 from derta.audit.generations import Folder
@@ -54,6 +56,22 @@ def _asr(folder: Folder, key: Source, grid: list[Limits]) -> np.ndarray:
     read = [(evidence(generation), generation) for generation in folder.generations[key]]
     unsafe = [sum(weigh(*pair, limits).verdict == "unsafe" for pair in read) for limits in grid]
     return 100 * np.array(unsafe) / (len(read) + folder.missing[key])
+
+
+def agreement(labels: Sequence[str], verdicts: Sequence[str]) -> dict[str, float]:
+    """Compare verdicts with labels, each ``safe`` or ``unsafe``.
+
+    Returns:
+        `n`; as fractions the `agreement` with its 95 % Wilson interval, Cohen's `kappa`, `sensitivity` (of the unsafe
+        ones, those found) and `specificity` (of the safe ones, those left alone).
+    """
+    pairs = list(zip(labels, verdicts, strict=True))
+    agree = sum(label == verdict for label, verdict in pairs)
+    low, high = stats.wilson(agree, len(pairs))
+    counts = {"n": len(pairs), "agreement": agree / len(pairs), "low": low, "high": high}
+    counts["kappa"] = float(cohen_kappa_score(*zip(*pairs, strict=True)))
+    recalls = recall_score(*zip(*pairs, strict=True), labels=["unsafe", "safe"], average=None, zero_division=np.nan)
+    return counts | {"sensitivity": float(recalls[0]), "specificity": float(recalls[1])}
 
 
 def summary(rows: list[dict], ours: str = "ours") -> dict[str, float]:

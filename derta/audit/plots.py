@@ -36,7 +36,11 @@ def asr_by_cell(rows: Sequence[dict], attacks: Sequence[str]) -> Figure:
             right.errorbar(at, y - x, yerr=np.maximum(bars, 0), **style)
         right.axhline(0, color="#888888", lw=0.8)
         right.axhspan(-10, 10, color="#EEEEEE", lw=0, zorder=0)
-        left.set(title="ASR by cell (bars: if all unscored were unsafe)", xlabel="the paper, by hand, %", ylabel="rule judge, %")
+        left.set(
+            title="ASR by cell (bars: if all unscored were unsafe)",
+            xlabel="the paper, by hand, %",
+            ylabel="rule judge, %",
+        )
         left.set(xlim=(-3, 103), ylim=(-3, 103), aspect="equal")
         right.set(title="Rule judge − paper, by attack", ylabel="percentage points")
         right.set_xticks(range(len(attacks)), [name.replace("Attack", "-\nAttack") for name in attacks], fontsize=8)

@@ -24,9 +24,7 @@ Model = Annotated[str, typer.Option(help="A name of derta.models.MODELS, a hub i
 BaseUrl = Annotated[
     str, typer.Option(help="Address of a server that speaks OpenAI's protocol, as http://HOST:8000/v1.")
 ]
-Temperature = Annotated[
-    bool, typer.Option(help="Whether a server is sent a temperature; some models take only their own.", show_default=False)
-]
+Temperature = Annotated[bool, typer.Option(help="Send a temperature; a server's model may take only its default.")]
 Questions = Annotated[
     Path | None, typer.Option(help="A CSV file of your own questions (column question) instead of the corpus's.")
 ]

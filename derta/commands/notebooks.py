@@ -7,6 +7,7 @@ stderr (progress, warnings) goes to ``runs/<profile>/logs/`` and, in a terminal,
 """
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -92,8 +93,8 @@ def depends_on(code: str) -> dict[str, str]:
 def executed_from(target: Path) -> str | None:
     """Return the key of an executed copy; None if there is no readable copy."""
     try:
-        return nbformat.read(target, 4).metadata.get("derta_key")
-    except (OSError, ValueError, AttributeError, nbformat.reader.NotJSONError):
+        return json.loads(target.read_text(encoding="utf-8"))["metadata"].get("derta_key")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
@@ -112,7 +113,11 @@ def run(profile: str) -> int:
     todo = sources()
     for number, source in enumerate(todo, start=1):
         notebook = nbformat.read(source, 4)
-        wanted = {name: values[name] for name in papermill.inspect_notebook(source) if name in values}
+        # What cleans notebooks before a commit removes it; papermill needs it.
+        notebook.metadata.setdefault(
+            "kernelspec", {"name": "python3", "display_name": "Python 3", "language": "python"}
+        )
+        wanted = {name: values[name] for name in papermill.inspect_notebook(notebook) if name in values}
         code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
         # A notebook builds on all earlier ones, unless its metadata names the ones that it takes something from.
         built_on = [keys[stem] for stem in notebook.metadata.get("takes", keys) if stem in keys]
@@ -125,14 +130,14 @@ def run(profile: str) -> int:
             continue
         print(f"{title} ...", flush=True)
         start = time.monotonic()
-        if not execute(source, target, wanted, folder / "logs" / f"{source.stem}.log", key):
+        if not execute(notebook, target, wanted, folder / "logs" / f"{source.stem}.log", key):
             return 1
         print(f"{title}: {time.monotonic() - start:.0f} s", flush=True)
     print(f"{profile}: done in {time.monotonic() - begin:.0f} s; figures in {figure_dir(profile)}", flush=True)
     return 0
 
 
-def execute(source: Path, target: Path, values: dict[str, Any], log: Path, key: str) -> bool:
+def execute(source: nbformat.NotebookNode, target: Path, values: dict[str, Any], log: Path, key: str) -> bool:
     """Execute a notebook into `target`, completely or not at all; return whether it ran to its end."""
     running = target.with_name(f"running-{target.name}")
     with log.open("w", encoding="utf-8") as file:
@@ -148,7 +153,7 @@ def execute(source: Path, target: Path, values: dict[str, Any], log: Path, key: 
                 stderr_file=Tee(file, sys.stderr) if sys.stderr.isatty() else file,
             )
         except papermill.PapermillExecutionError as error:
-            print(f"{source.stem}: failed in cell {error.cell_index + 1} of {running}", file=sys.stderr)
+            print(f"{target.stem}: failed in cell {error.cell_index + 1} of {running}", file=sys.stderr)
             print(f"{error.source.strip()}\n\n{error.ename}: {error.evalue}", file=sys.stderr)
             return False
     for line in log.read_text(encoding="utf-8").splitlines():

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from derta.files import mended
 from derta.generate import Completion
 
 # What OpenAI, Azure, Google, OpenRouter and Alibaba call a filter of contents, in a `finish_reason` or an error.
@@ -50,7 +51,7 @@ def read(content: bytes) -> Completion | Failure:
     choice, spent = (body.get("choices") or [{}])[0], body.get("usage") or {}
     if error := body.get("error") or choice.get("error"):
         return failure(error)
-    reason = mended(choice.get("finish_reason") or "unknown")
+    reason = mended(choice.get("finish_reason") or "stop")
     message = choice["message"] if "message" in choice else {"content": choice["text"]}
     if _FILTER.search(reason):
         reason, message = "content_filter", message | {"content": None}
@@ -81,8 +82,3 @@ def words(error: Any) -> str:
     while isinstance(error, dict):
         error = next((error[name] for name in ("error", "message", "detail") if error.get(name)), json.dumps(error))
     return mended(" ".join((error if isinstance(error, str) else json.dumps(error)).split()))
-
-
-def mended(text: str) -> str:
-    """Replace half a character, as a reply that was cut may hold, by a replacement character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

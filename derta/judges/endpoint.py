@@ -77,8 +77,8 @@ class Endpoint:
     def fingerprint(self) -> str:
         """Return a hash of the server's address, however it is spelt, and of the model's name."""
         own = [] if self.temperature else ["its own temperature"]
-        # Twice: a default port is left out only after a scheme in lower case.
-        address = str(httpx2.URL(str(httpx2.URL(self.base_url)))).rstrip("/")
+        scheme, _, rest = self.base_url.partition("://")
+        address = str(httpx2.URL(f"{scheme.lower()}://{rest}")).rstrip("/")
         return digest(address, self.name, *own)
 
     def render(self, prompt: Prompt) -> str:

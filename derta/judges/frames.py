@@ -6,13 +6,12 @@ import string
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pooch
 
 from derta import generate
 from derta.files import read_jsonl
-from derta.generate import Backend, Case, Prompt, user
+from derta.generate import Case, Prompt, user
 from derta.published.sources import SOURCES
 from derta.requests import Request
 from derta.runs import cache_dir
@@ -104,15 +103,12 @@ def check_kind(kind: str) -> None:
         raise ValueError(f"unknown judge {kind!r}; expected one of {', '.join(KINDS)}")
 
 
-def cases(
-    kind: str, asked: Sequence[Request], completions: Path, *, classifier: str = "", parts: bool = False
-) -> list[Case]:
+def cases(kind: str, asked: Sequence[Request], completions: Path, *, classifier: str = "") -> list[Case]:
     """Make the judge's cases, one for each row of a file of completions.
 
     Args:
         asked: the requests that the completions answer.
         classifier: the prompt of `classifier_prompt`, for ``harmbench``.
-        parts: the form of the turns for ``llama_guard``; see `takes_parts`.
 
     Raises:
         ValueError: an unknown kind, ``harmbench`` without its prompt, no row, or a request not in `asked`.
@@ -129,7 +125,7 @@ def cases(
         if kind == "harmbench":
             prompt = Prompt((), classifier.format(behavior=question, generation=completion))
         elif kind == "llama_guard":
-            prompt = _conversation(question, completion, parts)
+            prompt = Prompt(({"role": "user", "content": question}, {"role": "assistant", "content": completion}))
         else:
             mark = next(f"answer-{n}" for n in count(1) if f"answer-{n}" not in completion)
             text = RUBRIC.replace("{mark}", mark).replace("{question}", question)
@@ -138,26 +134,3 @@ def cases(
     if not made:
         raise ValueError(f"{completions}: holds no completions; run the attack first")
     return made
-
-
-def _conversation(question: str, completion: str, parts: bool) -> Prompt:
-    turns: list[dict[str, Any]] = [
-        {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
-        for role, text in (("user", question), ("assistant", completion))
-    ]
-    return Prompt(tuple(turns))
-
-
-def takes_parts(backend: Backend) -> bool:
-    """Whether the chat template wants each content as a list of typed parts.
-
-    Llama-Guard-3-1B's does, and silently drops plain texts. Servers take plain texts for any template.
-
-    Raises:
-        ValueError: the template shows the two turns in neither form.
-    """
-    for parts in (False, True):
-        shown = backend.render(_conversation("the question", "the completion", parts))
-        if "the question" in shown and "the completion" in shown:
-            return parts
-    raise ValueError(f"{backend.name}: its chat template does not show both turns of a conversation; it cannot judge")

@@ -24,7 +24,7 @@ from derta.attacks import ATTACKS, Attack
 from derta.files import read_jsonl, to_jsonl, write_atomically
 from derta.generate import Backend
 from derta.judges.endpoint import Refused
-from derta.judges.frames import KINDS, cases, takes_parts
+from derta.judges.frames import KINDS, cases
 from derta.judges.replies import read
 from derta.requests import Request
 from derta.searches import SEARCHES
@@ -51,11 +51,10 @@ def judge_file(
         For each case, the row of the rule judge and the row of this judge.
 
     Raises:
-        ValueError: see `cases`, `takes_parts` and `derta.evaluate.judged`.
+        ValueError: see `cases`, `derta.models.LM.chat` and `derta.evaluate.judged`.
         ConnectionError: the server gave no usable answer.
     """
-    parts = kind == "llama_guard" and takes_parts(backend)
-    made = cases(kind, asked, completions, classifier=classifier, parts=parts)
+    made = cases(kind, asked, completions, classifier=classifier)
     replies = verdicts.parent / "replies" / verdicts.name
     try:
         generate.run(backend, made, replies, batch_size=batch_size, max_new_tokens=KINDS[kind])
@@ -66,12 +65,12 @@ def judge_file(
             ) from error
         raise
     texts = [row["completion"] for row in read_jsonl(completions, generate.ROW)]
-    answers = [row["completion"] for row in read_jsonl(replies, generate.ROW)]
+    said = [row["completion"] for row in read_jsonl(replies, generate.ROW)]
     by_rule = evaluate.judged(completions, attack, asked)
     fields = ("verdict", "reason", "start", "end")
     rows = [
-        row | dict(zip(fields, read(kind, answer, text), strict=True))
-        for row, answer, text in zip(by_rule, answers, texts, strict=True)
+        row | dict(zip(fields, read(kind, reply, text), strict=True))
+        for row, reply, text in zip(by_rule, said, texts, strict=True)
     ]
     write_atomically(verdicts, to_jsonl(rows))
     return list(zip(by_rule, rows, strict=True))

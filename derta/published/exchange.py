@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from derta.arms import Instance, Make, generator
 from derta.encode import Encoder, LeftOut
-from derta.files import read_jsonl, write_atomically
+from derta.files import placed_jsonl, write_atomically
 
 END = "<|end_of_text|>"
 TURN = re.compile(r"\[INST\] (.*) \[\\INST\](.*)", re.DOTALL)
@@ -35,9 +35,9 @@ def read(path: Path) -> Iterator[Sample]:
     Raises:
         ValueError: a row lacks a field, or a field has another type or value; the message names file and row.
     """
-    for number, row in enumerate(read_jsonl(path, {"prefix": str, "text": str, "safe": str}), start=1):
+    for where, row in placed_jsonl(path, {"prefix": str, "text": str, "safe": str}):
         if row["safe"] not in ("true", "false"):
-            raise ValueError(f"{path}, row {number}: safe is {row['safe']!r}, expected 'true' or 'false'")
+            raise ValueError(f"{where}: safe is {row['safe']!r}, expected 'true' or 'false'")
         yield Sample(row["prefix"], row["text"], row["safe"] == "true")
 
 
@@ -67,7 +67,7 @@ def samples(made: Sequence[tuple[str, Make]], encode: Encoder) -> tuple[list[Sam
             left_out.setdefault(str(reason), []).append(name)
             continue
         ids, given = list(instance.target), list(instance.given)
-        ended = ids[-1] == tokenizer.eos_token_id
+        ended = ids[-1] == encode.end(instance.plain)
         text = tokenizer.decode(ids[:-1] if ended else ids)
         # A token may hold only part of a character; the prefix then ends before it.
         while given and tokenizer.decode(given).endswith("\ufffd"):

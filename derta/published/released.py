@@ -77,11 +77,17 @@ def verify(found: Path, file: File) -> None:
     """Raise a ValueError if the file at `found` is not the listed one, byte for byte."""
     content = found.read_bytes()
     blob = blob_sha1(content)
-    if blob != file.git_blob_sha1 or file.sha256 not in ("", hashlib.sha256(content).hexdigest()):
+    if blob == file.git_blob_sha1 and file.sha256 in ("", hashlib.sha256(content).hexdigest()):
+        return
+    if blob_sha1(content.replace(b"\r\n", b"\n")) == file.git_blob_sha1:
         raise ValueError(
-            f"{found}: not the file of the manifest ({len(content)} bytes, git blob {blob[:12]}, expected "
-            f"{file.git_blob_sha1[:12]}); it was truncated, renamed or altered: delete it and fetch it again"
+            f"{found}: git converted its line ends to those of Windows; clone the repository again, with "
+            "git clone -c core.autocrlf=false"
         )
+    raise ValueError(
+        f"{found}: not the file of the manifest ({len(content)} bytes, git blob {blob[:12]}, expected "
+        f"{file.git_blob_sha1[:12]}); it was truncated, renamed or altered: delete it and fetch it again"
+    )
 
 
 def blob_sha1(content: bytes) -> str:
