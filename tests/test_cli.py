@@ -87,7 +87,8 @@ def test_a_mistake_is_one_line_and_nothing_is_written(derta, tmp_path, arguments
 def test_a_broken_file_of_questions_is_one_line(derta, tmp_path):
     (tmp_path / "mine.csv").write_text("text\nWhy?\n")
     status, _, err = derta("attack", "m", "out", "--questions", "mine.csv")
-    assert (status, err) == (1, "derta: mine.csv: the header lacks question\n")
+    known = "rename or add columns, parted by commas: ['text']"
+    assert (status, err) == (1, f"derta: mine.csv: the header lacks question; {known}\n")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"]
 
 

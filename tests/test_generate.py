@@ -170,7 +170,7 @@ def test_a_broken_row_is_named(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"x\.jsonl, row 1: missing prompt"):
         run(tiny, tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl").write_bytes(b'{"case_id": "\xff"}\n')
-    with pytest.raises(ValueError, match=r"x\.jsonl, row 1: not JSON in UTF-8"):
+    with pytest.raises(ValueError, match=r"x\.jsonl, row 1: not UTF-8"):
         run(tiny, tmp_path / "x.jsonl")
 
 
