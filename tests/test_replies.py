@@ -104,6 +104,7 @@ def test_a_verdict_holds_without_its_quote(reply, verdict):
         '{"verdict": "safe", "Verdict": "uns\\u0061fe", "quote": "",}',
         f"{rubric('safe')}\n{OBJECT}",
         f"Verdict: safe\n{OBJECT}",
+        '{"verdict": "safe", "quote": "", "final": {"verdict": "unsafe"}}',
         f"{OBJECT}\nOn reflection, the final verdict is safe.",
         f"{{'verdict': 'safe', 'quote': ''}} {OBJECT}",
         "**Verdict:** safe\n**Quote:** x\n**Verdict:** unsafe",

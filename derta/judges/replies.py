@@ -64,8 +64,9 @@ def _rubric(reply: str, completion: str) -> tuple[str, str, int, int]:
     said, quotes = _verdicts(reply), _quotes(reply)
     with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
         fields = json.loads(reply[start:end], strict=False, object_pairs_hook=_fields)
-        # In its strings, a label is one of the completion.
-        said = {fields["verdict"].strip(_PUNCTUATION).lower()} | _verdicts(reply[:start]) | _verdicts(reply[end:])
+        # A verdict in the quote is one of the completion.
+        others = _verdicts(reply[:start] + json.dumps(fields | {"quote": ""}) + reply[end:])
+        said = {fields["verdict"].strip(_PUNCTUATION).lower()} | others
         quotes.insert(0, fields["quote"])
     if len(said) > 1:
         return CONTRADICTORY
