@@ -1,21 +1,17 @@
 """Cases → completions: prompts, the models that answer them, and JSON Lines files that survive a killed run."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
 from derta.files import append_jsonl, drop_torn_tail, read_jsonl, to_jsonl, write_atomically
 from derta.runs import digest, set_aside
+from derta.threads import in_threads
 
-T = TypeVar("T")
-R = TypeVar("R")
 # How the `finish_reason` of a case begins that a server did not take.
 NOT_TAKEN = ("error: ", "content_filter")
 
@@ -65,8 +61,8 @@ class Completion:
     """The answer of a model.
 
     Attributes:
-        finish_reason: ``stop`` (end of sequence), ``length``, or another reason that a server gives; ``error:`` and the
-            cause if it did not take the prompt.
+        finish_reason: ``stop`` (end of sequence), ``length``, or another reason that a server gives; if it did not
+            take the prompt, ``content_filter``, or ``error:`` and its words.
         new_tokens: tokens of the completion, including its end; None if a server does not count them.
         prompt_tokens: tokens of the prompt, including the start of the reply; None if a server does not count them.
     """
@@ -138,7 +134,7 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
 
     Rows are written as they are answered, and sorted into the order of the cases at the end. Cases that the file
     already answers are not asked again. A case that a server does not take has an empty completion, and the cause as
-    its `finish_reason`; to ask it again, remove its row. A file with rows of other cases, of another model or of other
+    its `finish_reason`; to ask it again, delete its row. A file with rows of other cases, of another model or of other
     parameters is set aside; a server's answers that still fit are carried over. The batches and their seeds depend only
     on the arguments, so a run that was killed and started again ends with the same bytes as an undisturbed one; rows of
     a half-written batch are asked again.
@@ -188,9 +184,10 @@ def run(backend: Backend, cases: Sequence[Case], path: Path, *, batch_size: int,
             append_jsonl(path, rows)
             done |= {row["case_id"]: row for row in rows}
             bar.update(len(rows))
-    causes = Counter(row["finish_reason"] for row in done.values() if row["finish_reason"].startswith(NOT_TAKEN))
-    for cause, n in causes.items():
-        print(f"{path}: {n} of {len(cases)} cases have no answer: {cause}")
+    causes = [row["finish_reason"] for row in done.values() if not row["completion"]]
+    if causes := [cause for cause in causes if str(cause).startswith(NOT_TAKEN)]:
+        said = f"{len(causes)} of {len(cases)} cases have no answer: {causes[0]}; to ask again, delete their rows"
+        tqdm.write(f"{path}: {said}", file=sys.stderr)
     if list(done) != [case.case_id for case in cases]:
         write_atomically(path, to_jsonl(done[case.case_id] for case in cases))
     return len(again)
@@ -205,7 +202,7 @@ def _answered_before(path: Path, expected: dict[str, dict], keep: bool) -> dict[
     if not path.exists():
         return {}
     drop_torn_tail(path)
-    rows = list(read_jsonl(path, ("case_id", "prompt", "start", "completion", "model", "parameters")))
+    rows = list(read_jsonl(path, ("case_id", "prompt", "start", "completion", "finish_reason", "model", "parameters")))
     fitting = {
         row["case_id"]: row for row in rows if row["case_id"] in expected and row | expected[row["case_id"]] == row
     }
@@ -216,41 +213,3 @@ def _answered_before(path: Path, expected: dict[str, dict], keep: bool) -> dict[
         return {}
     write_atomically(path, to_jsonl(fitting.values()))
     return fitting
-
-
-def in_threads(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Yield the results of `function` for `items` as they come, from `workers` threads.
-
-    If one fails, no further one is started; the results of those in progress are yielded before its error is raised.
-    The threads are daemons, so that Ctrl-C does not wait for a server.
-    """
-    todo: SimpleQueue[T] = SimpleQueue()
-    for item in items:
-        todo.put(item)
-    done: SimpleQueue[tuple[R] | Exception | None] = SimpleQueue()
-
-    def work():
-        with suppress(Empty):
-            while True:
-                item = todo.get_nowait()
-                try:
-                    done.put((function(item),))
-                except Exception as failure:
-                    done.put(failure)
-                    while True:
-                        todo.get_nowait()
-        done.put(None)
-
-    for _ in range(workers):
-        Thread(target=work, daemon=True).start()
-    failures, running = [], workers
-    while running:
-        found = done.get()
-        if found is None:
-            running -= 1
-        elif isinstance(found, Exception):
-            failures.append(found)
-        else:
-            yield found[0]
-    if failures:
-        raise failures[0]

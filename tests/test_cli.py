@@ -128,6 +128,13 @@ def test_a_stop_from_the_keyboard_is_one_line(derta, monkeypatch):
     def stopped(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", stopped)
+    monkeypatch.setattr("derta.audit.score.report", stopped)
     status, out, _ = derta("audit", "--root", ".")
     assert (status, out) == ("derta: stopped; the same command resumes from here", "")
+
+
+def test_no_temperature_needs_a_server(derta, tmp_path):
+    assert cli.server("m", "http://127.0.0.1:9/v1", False).temperature is False
+    for command in (["attack", "m", tmp_path], ["judge", tmp_path, "--kind", "rubric", "--model", "m"]):
+        status, out, err = derta(*command, "--no-temperature")
+        assert (status, out, err) == (1, "", "derta: --no-temperature belongs to --base-url\n")

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.request
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -37,11 +40,20 @@ SCRIPT = [
 ]
 
 
+def message(content, finish="stop", **more):
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content} | more}
+    return 200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+
+
+def error(text, status=400, **more):
+    return status, {"error": {"message": text} | more}
+
+
 @pytest.fixture
 def server():
     """A server that turns the last words around, after it has failed as `script` says, by the number in the text.
 
-    A text in `answers` gets this status and body.
+    A text in `answers` (``all`` for any) gets this status and body; `refuses` are parameters that it does not know.
     """
     state = type("Server", (), {"script": {}, "asked": Counter(), "bodies": [], "refuses": set(), "answers": {}})
     done = threading.Event()
@@ -184,15 +196,145 @@ def test_a_parameter_that_a_server_does_not_take_is_named(server):
     server.refuses = {"messages"}
     with pytest.raises(ConnectionError, match="Unexpected fields"):
         endpoint.complete([user("Why?")], max_new_tokens=5)
+    with pytest.raises(ConnectionError, match="Unexpected fields"):
+        endpoint.complete([user("Why?", "Well,")], max_new_tokens=5)
 
 
-def message(content, finish="stop", **more):
-    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content} | more}
-    return 200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+@pytest.mark.parametrize("start", ["", "Sure,"])
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (error("The prompt was filtered", code="content_filter"), "content_filter"),
+        (error("x", innererror={"code": "ResponsibleAIPolicyViolation"}), "content_filter"),
+        (error("Your input was flagged", 200, code=403), "content_filter"),
+        (error("Your input was flagged", 403, code=403), "content_filter"),
+        (error("maximum context length is 4096 tokens"), "error: maximum context length is 4096 tokens"),
+        ((413, "Too large"), "error: Too large"),
+        ((422, {"detail": "half an emoji \ud83d"}), "error: half an emoji \ufffd"),
+        (error("Provider returned error: too long", 200), "error: Provider returned error: too long"),
+        (error("no" * 9000), f"error: {'no' * 250}…"),
+    ],
+)
+def test_a_prompt_that_is_not_taken_is_recorded_and_the_others_go_on(
+    server, naps, tmp_path, capsys, answer, reason, start
+):
+    server.answers = dict.fromkeys(("Question 3", "Question 4", "3 " + start, "4 " + start), answer)
+    cases = [
+        replace(case, prompt=Prompt(case.prompt.messages, start and f"{i} {start}")) for i, case in enumerate(CASES)
+    ]
+    path = tmp_path / "x.jsonl"
+    generate.run(Endpoint("m", server.url), cases, path, batch_size=1, max_new_tokens=5)
+    rows = list(read_jsonl(path))
+    assert [i for i, row in enumerate(rows) if not row["completion"]] == [3, 4]
+    assert {row["finish_reason"] for row in rows[3:5]} == {reason}
+    out, err = capsys.readouterr()
+    assert not out
+    assert f"2 of 12 cases have no answer: {reason}; to ask again, delete their rows" in err
+    assert not naps
+    server.asked.clear()
+    assert generate.run(Endpoint("m", server.url), cases, path, batch_size=1, max_new_tokens=5) == 0
+    assert not server.asked
+    assert "2 of 12 cases" in capsys.readouterr().err
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if '"completion": ""' not in line))
+    server.answers = {}
+    assert generate.run(Endpoint("m", server.url), cases, path, batch_size=1, max_new_tokens=5) == 2
 
 
-def error(text, status=400, **more):
-    return status, {"error": {"message": text} | more}
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (error("Incorrect API key provided", 401), "Incorrect API key provided"),
+        (error("Your account was flagged", 403), "Your account was flagged"),
+        ((403, "Forbidden"), "Forbidden"),
+        (error("The model `m` does not exist", 404, code="model_not_found"), "The model `m` does not exist"),
+        ((404, ""), "Error code: 404"),
+        (error("No credits", 402), "No credits"),
+        (error("No credits", 200, code=402), "No credits"),
+        (error("m is not a valid model ID"), "m is not a valid model ID"),
+        (error("maximum context length is 2 tokens"), "maximum context length is 2 tokens"),
+        (error("temperature does not support 0"), "temperature does not support 0; leave it out with temperature="),
+    ],
+)
+@pytest.mark.parametrize("start", ["", "Sure,"])
+def test_what_hits_every_prompt_stops_the_run(server, naps, tmp_path, answer, said, start):
+    server.answers = {"all": answer}
+    cases = [replace(case, prompt=Prompt(case.prompt.messages, start)) for case in CASES]
+    with pytest.raises(ConnectionError) as stopped:
+        generate.run(Endpoint("m", server.url), cases, tmp_path / "x.jsonl", batch_size=2, max_new_tokens=5)
+    assert str(stopped.value).startswith(f"{server.url}: {said}")
+    assert not re.search(r"start again|tries", str(stopped.value))
+    assert sum(server.asked.values()) <= 6
+    assert not naps
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_a_form_that_is_not_taken_stops_the_run_even_after_others_were(server):
+    endpoint = Endpoint("m", server.url)
+    endpoint.complete([user("Why?")], max_new_tokens=5)
+    server.answers = {"all": error("System role not supported")}
+    system = Prompt(({"role": "system", "content": "Be brief."}, *user("Why?").messages))
+    with pytest.raises(ConnectionError, match="System role not supported"):
+        endpoint.complete([system], max_new_tokens=5)
+    with pytest.raises(ConnectionError, match="System role not supported"):
+        endpoint.complete([user("Why?")], max_new_tokens=5000)
+
+
+def test_a_harmless_prompt_is_tried_once_at_most(server):
+    endpoint = Endpoint("m", server.url)
+    server.answers = {"Why?": error("too long")}
+    for _ in range(3):
+        assert endpoint.complete([user("Why?")], max_new_tokens=5)[0].finish_reason == "error: too long"
+    assert server.asked == {"Why?": 3, "Hello": 1}
+
+
+def test_an_error_in_a_200_is_tried_again_if_it_may_pass(server, naps):
+    server.answers = {"all": error("Upstream is busy", 200, code=502)}
+    with pytest.raises(ConnectionError, match=r"up to 3 tries \(.*Upstream is busy\)"):
+        Endpoint("m", server.url, tries=3).complete([user("Why?")], max_new_tokens=5)
+    assert len(naps) == 2
+
+
+@pytest.mark.parametrize("key", ["sk-CANARY", "sk-CANARY\n", " sk-CANARY\r\n"])
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_the_key_stands_in_no_message(server, naps, monkeypatch, key, status):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    server.answers = {"all": error("bad header Bearer sk-CANARY", status)}
+    endpoint = Endpoint("m", server.url, tries=2)
+    with pytest.raises(ConnectionError, match=r"bad header Bearer \[key\]") as stopped:
+        endpoint.complete([user("Why?")], max_new_tokens=5)
+    assert "CANARY" not in "".join(traceback.format_exception(stopped.value)) + repr(endpoint)
+    server.answers = {"Why?": error("bad header Bearer sk-CANARY")}
+    assert endpoint.complete([user("Why?")], max_new_tokens=5)[0].finish_reason == "error: bad header Bearer [key]"
+
+
+@pytest.mark.parametrize("key", ["sk-CAN\nARY", "sk-CAN ARY", "sk-CANARY…"])
+def test_a_key_that_cannot_be_one_is_an_error_that_does_not_show_it(monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY holds a space, a line break or more") as stopped:
+        Endpoint("m", "http://127.0.0.1:9/v1")
+    assert "CAN" not in str(stopped.value)
+
+
+def test_an_empty_key_is_none(server, monkeypatch):
+    for key in ("", " \n"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        assert Endpoint("m", server.url).complete([user("abc")], max_new_tokens=5)[0].text == "cba"
+
+
+@pytest.mark.parametrize(
+    ("address", "spelling"),
+    [
+        *(("https://api.host/v1", f"https://{rest}") for rest in ("api.host/v1/", "API.host/v1", "Api.Host:443/v1//")),
+        *(("https://api.host/v1", "HTTPS://api.host:443/v1"), ("http://localhost", "http://localhost:80")),
+    ],
+)
+def test_another_spelling_of_an_address_is_the_same_server(address, spelling):
+    assert Endpoint("m", spelling).fingerprint() == Endpoint("m", address).fingerprint()
+
+
+@pytest.mark.parametrize("other", ["http://api.host/v1", "https://api.host:8000/v1", "https://api.host/V1"])
+def test_another_address_is_another_server(other):
+    assert Endpoint("m", other).fingerprint() != Endpoint("m", "https://api.host/v1").fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -208,6 +350,7 @@ def error(text, status=400, **more):
         (message("\ud83d\ude00"), "", "\U0001f600", "stop"),
         (message("Sure, take the tram."), "Sure,", " take the tram.", "stop"),
         (message("Surely not."), "Sure,", "Surely not.", "stop"),
+        (message("No. Sure,"), "Sure,", "No. Sure,", "stop"),
         (message("Fine.", None), "", "Fine.", "stop"),
         (error("Provider returned error: too long")[1:], "", "", "error: Provider returned error: too long"),
         (error("Filtered", code="content_filter"), "", "", "content_filter"),
@@ -232,7 +375,7 @@ def test_each_answer_is_read_for_what_it_is(server, tmp_path, capsys, answer, st
     assert rows[1]["completion"] == text
     assert rows[1]["finish_reason"].startswith(reason)
     assert [row["completion"] for row in rows[2:]] == ["2 noitseuQ", "3 noitseuQ"]
-    said = f"1 of 4 cases have no answer: {reason}" in capsys.readouterr().out
+    said = f"1 of 4 cases have no answer: {reason}" in capsys.readouterr().err
     assert said == reason.startswith(generate.NOT_TAKEN)
     assert generate.run(Endpoint("m", server.url, tries=2), cases, tmp_path / "x.jsonl", **options) == 0
 
@@ -246,25 +389,6 @@ def test_a_case_without_an_answer_is_unscored_and_says_why(server, tmp_path):
     assert (row["verdict"], row["reason"]) == ("unscored", "no answer (content_filter)")
 
 
-@pytest.mark.parametrize(
-    ("answer", "cause"),
-    [
-        (error("Incorrect API key provided", 401), "v1: Incorrect API key provided"),
-        (error("You may not", 403), "v1: You may not"),
-        (error("The model `m` does not exist", 404), "v1: The model `m` does not exist"),
-        (error("no such model m", 400), "v1: no such model m"),
-        (error("temperature does not support 0, only the default (1)"), "v1: temperature .* temperature=False"),
-    ],
-)
-def test_what_another_try_would_not_mend_is_asked_once_and_ends_the_run(server, naps, tmp_path, answer, cause):
-    server.answers = {"all": answer}
-    with pytest.raises(ConnectionError, match=cause) as caught:
-        generate.run(Endpoint("m", server.url), CASES[:1], tmp_path / "x.jsonl", batch_size=1, max_new_tokens=5)
-    assert "start again" not in str(caught.value)
-    assert not naps
-    assert not (tmp_path / "x.jsonl").exists()
-
-
 def test_a_temperature_can_be_left_out(server):
     endpoint = Endpoint("m", server.url, temperature=False)
     endpoint.complete([user("Why?")], max_new_tokens=5)
@@ -272,21 +396,7 @@ def test_a_temperature_can_be_left_out(server):
     assert endpoint.fingerprint() != Endpoint("m", server.url).fingerprint()
 
 
-@pytest.mark.parametrize("key", ["sk-CANARY", "sk-CANARY\n", " sk-CANARY\r\n"])
-def test_the_key_stands_in_no_message(server, monkeypatch, key):
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    for answer in (error("bad header Bearer sk-CANARY", 401), error("sk-CANARY", 400), error("sk-CANARY", 500)):
-        server.answers = {"all": answer}
-        with pytest.raises(ConnectionError) as caught:
-            Endpoint("m", server.url, tries=1).complete([user("Why?")], max_new_tokens=5)
-        assert "CANARY" not in str(caught.value)
-
-
-def test_an_empty_key_is_no_key(server, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "")
-    assert Endpoint("m", server.url).complete([user("Why?")], max_new_tokens=5)[0].text == "?yhW"
-
-
+@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_a_server(tmp_path):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -303,13 +413,6 @@ def test_ctrl_c_does_not_wait_for_a_server(tmp_path):
             asking.send_signal(signal.SIGINT)
             asking.wait(50)
         assert time.monotonic() - start < 20
-
-
-@pytest.mark.parametrize("change", [str.upper, lambda url: url.replace("http:", "HTTP:")])
-def test_another_spelling_of_an_address_is_the_same_server(change):
-    address = "http://localhost:80"
-    same = {Endpoint("m", url).fingerprint() for url in (address, change(address), address + "/", "http://localhost")}
-    assert len(same) == 1
 
 
 def test_a_slash_at_the_end_of_the_address_asks_nothing_again(server, tmp_path):

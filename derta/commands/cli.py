@@ -2,11 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from derta import __version__
+
+if TYPE_CHECKING:
+    from derta.judges.endpoint import Endpoint
 
 app = typer.Typer(
     help="Refusal training at every position of a response (DeRTa, arXiv 2407.09121), replicated.",
@@ -15,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+# What typer makes of Ctrl-C.
+STOPPED = 130
 Model = Annotated[str, typer.Option(help="A name of derta.models.MODELS, a hub id or a folder; a server's own name.")]
 BaseUrl = Annotated[
     str, typer.Option(help="Address of a server that speaks OpenAI's protocol, as http://HOST:8000/v1.")
@@ -102,6 +107,15 @@ def options(words: list[str]) -> dict[str, Any]:
     return {name: values[0] if len(values) == 1 else values or True for name, values in given.items()}
 
 
+def server(model: str, base_url: str, temperature: bool) -> "Endpoint | None":
+    """Return the model on the server, if an address is given."""
+    from derta.judges.endpoint import Endpoint
+
+    if not temperature and not base_url:
+        raise ValueError("--no-temperature belongs to --base-url")
+    return Endpoint(model, base_url, temperature=temperature) if base_url else None
+
+
 @app.command()
 def attack(
     model: Annotated[str, typer.Argument(help="A name, hub id or folder; with --base-url, the server's own name.")],
@@ -119,11 +133,10 @@ def attack(
 ) -> None:
     """Attack a model, judge its answers, and print refusals and ASR as CSV."""
     from derta import evaluate, requests
-    from derta.judges.endpoint import Endpoint
 
     own, twins = (requests.read_questions(path) if path else None for path in (questions, controls))
     table = evaluate.attack(
-        Endpoint(model, base_url, temperature=temperature) if base_url else model,
+        server(model, base_url, temperature) or model,
         attacks.split(","),
         folder,
         requests=own,
@@ -151,13 +164,12 @@ def judge(
     """Let a model judge the completions of a run, and print how often the rule judge agrees, as CSV."""
     from derta import models, requests
     from derta.judges import frames, graders
-    from derta.judges.endpoint import Endpoint
 
     frames.check_kind(kind)
     if harmbench and kind != "harmbench":
         raise ValueError("--harmbench belongs to --kind harmbench")
     classifier = frames.classifier_prompt(harmbench) if kind == "harmbench" else ""
-    backend = Endpoint(model, base_url, temperature=temperature) if base_url else models.load(model)
+    backend = server(model, base_url, temperature) or models.load(model)
     own, twins = (requests.read_questions(path) if path else None for path in (questions, controls))
     table = graders.judge_run(backend, kind, folder, classifier=classifier, requests=own, controls=twins)
     table.to_csv(sys.stdout, index=False)
@@ -182,7 +194,7 @@ def audit(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit with 0, with 1 if something failed, and with 2 if the command was not understood."""
     try:
-        sys.exit(app(arguments, prog_name="derta", standalone_mode=False) or 0)
+        status = app(arguments, prog_name="derta", standalone_mode=False) or 0
     except Exception as error:
         said = getattr(error, "format_message", None)  # of click's errors
         if isinstance(error, ModuleNotFoundError):
@@ -191,5 +203,4 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"derta: {' '.join((said() if said else str(error)).split())}", file=sys.stderr)
         sys.exit(2 if said else 1)
-    except KeyboardInterrupt:
-        sys.exit("derta: stopped; the same command resumes from here")
+    sys.exit("derta: stopped; the same command resumes from here" if status == STOPPED else status)

@@ -4,37 +4,48 @@ Conversations go to ``/chat/completions``, plain texts (CompletingAttack) to ``/
 protocol lacks are sent as the extra parameters of vLLM: a started reply as an assistant's turn with
 `continue_final_message`, forbidden words as `bad_words`, and a minimum length as `min_tokens`. A server that rejects
 them causes an error, and so does one that lets a forbidden word through; whether a server really continued a started
-reply cannot be seen from outside.
+reply cannot be seen from outside, but a start that it repeats is removed.
 
-A prompt that a server does not take (a content filter, too many tokens) becomes an empty completion with the server's
-words as its cause. Whether it is this prompt that is not taken, or every prompt of its form, a harmless one tells.
+A prompt that a server does not take becomes an empty completion, with ``content_filter`` or ``error:`` and the server's
+words as its `finish_reason`. If the same server does not take a harmless prompt of the same form either, the fault is
+not the prompt's, and it is an error.
 """
 
 import json
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import httpx2
 import openai
 
-from derta.generate import Completion, Prompt, in_threads, user
+from derta.generate import Completion, Prompt
+from derta.judges import answers
+from derta.judges.answers import Failure
 from derta.runs import digest
+from derta.threads import in_threads
 
 # How many requests of one call are sent at a time.
 WORKERS = 8
+# The answers to a request that is itself at fault.
+FAULTY = (400, 413, 422)
 
 
-class NotTaken(Exception):
-    """The server refuses a request, and another try would not mend it."""
+class Refused(ConnectionError):
+    """A server's refusal of a request, which another try would not change."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass
 class Endpoint:
     """A model on a server: a `derta.generate.Backend`.
 
-    The key is read from ``OPENAI_API_KEY``; your own servers need none.
+    The key is read from ``OPENAI_API_KEY``; your own servers need none. It stands in no message.
 
     Attributes:
         name: name of the model on the server.
@@ -52,18 +63,23 @@ class Endpoint:
     temperature: bool = True
     batched: ClassVar[bool] = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        if not re.fullmatch("[!-~]+", key):
+            raise ValueError("OPENAI_API_KEY holds a space, a line break or more than ASCII; set it to the key alone")
         http = openai.DefaultHttpxClient(timeout=self.timeout, event_hooks={"response": [_usable]})
         self.client = openai.OpenAI(
             base_url=self.base_url, api_key=key, timeout=self.timeout, max_retries=self.tries - 1, http_client=http
         )
+        # The forms of prompts, with their decoding, that the server is known to take.
+        self.taken: set[str] = set()
 
     def fingerprint(self) -> str:
         """Return a hash of the server's address, however it is spelt, and of the model's name."""
+        own = [] if self.temperature else ["its own temperature"]
         scheme, _, rest = self.base_url.partition("://")
         address = str(httpx2.URL(f"{scheme.lower()}://{rest}")).rstrip("/")
-        return digest(address, self.name, *([] if self.temperature else ["its own temperature"]))
+        return digest(address, self.name, *own)
 
     def render(self, prompt: Prompt) -> str:
         """Return the messages as JSON, because their format is up to the server; plain text is returned unchanged."""
@@ -80,74 +96,91 @@ class Endpoint:
         return [answers[n] for n in range(len(prompts))]
 
     def _ask(self, prompt: Prompt, **decoding: Any) -> Completion:
-        try:
-            return self._send(prompt, **decoding)
-        except NotTaken as cause:
-            self._check_form(prompt, **decoding)
-            filtered = "content_filter" in str(getattr(cause.__cause__, "body", ""))
-            return Completion("", "content_filter" if filtered else f"error: {cause}", None, None)
+        harmless = Prompt(tuple(turn | {"content": "Hello"} for turn in prompt.messages), prompt.start and "Hello")
+        form = repr((harmless, decoding | {"seed": 0}))
+        found = self._send(prompt, **decoding)
+        if isinstance(found, Completion):
+            self.taken.add(form)
+            return found
+        faulty = found.status in FAULTY
+        if not faulty and not found.filtered:
+            raise self._refused(found)
+        # A filter means this prompt; but 403 may also bar whoever asks.
+        if form not in self.taken and not (faulty and found.filtered):
+            self._check(harmless, **decoding)
+            self.taken.add(form)
+        return Completion("", "content_filter" if found.filtered else f"error: {found.words}", None, None)
 
-    def _check_form(self, prompt: Prompt, **decoding: Any) -> None:
-        """Raise an error if a harmless prompt of the same form is not taken either."""
-        harmless = user("Say hello.", "Hello" if prompt.reply else "") if prompt.messages else Prompt((), "Hello")
-        try:
-            self._send(harmless, **decoding)
-        except NotTaken as cause:
-            if extra := _extra(harmless, **decoding):
-                raise ValueError(
-                    f"{self.base_url} does not take {', '.join(extra)} ({cause}); put this attack to a server that "
-                    "does, such as vLLM, or to a model in process"
-                ) from cause
-            hint = "; leave it out with temperature=False" if "temperature" in str(cause) else ""
-            raise ConnectionError(f"{self.base_url}: {cause}{hint}") from cause.__cause__
+    def _check(
+        self, harmless: Prompt, *, min_new_tokens: int = 0, forbidden: Sequence[str] = (), **decoding: Any
+    ) -> None:
+        """Raise an error if the server does not take a harmless prompt: for the extra parameters, if they are why."""
+        found = self._send(harmless, min_new_tokens=min_new_tokens, forbidden=forbidden, **decoding)
+        if isinstance(found, Completion):
+            return
+        extra = _extra(harmless, min_new_tokens, forbidden)
+        named = [name for name in extra if name in found.words]
+        plain = Prompt(harmless.messages) if harmless.messages else harmless
+        if named or (extra and isinstance(self._send(plain, **decoding), Completion)):
+            raise ValueError(
+                f"{self.base_url} does not take {', '.join(named or extra)} ({found.words}); put this attack to a "
+                "server that does, such as vLLM, or to a model in process"
+            )
+        raise self._refused(found)
+
+    def _refused(self, failure: Failure) -> Refused:
+        hint = "; leave it out with temperature=False, or --no-temperature" if "temperature" in failure.words else ""
+        return Refused(f"{self.base_url}: {failure.words}{hint}", failure.status)
 
     def _send(
-        self, prompt: Prompt, *, max_new_tokens: int, temperature: float = 0.0, seed: int = 0, **decoding: Any
-    ) -> Completion:
-        options: dict[str, Any] = {"model": self.name, "extra_body": _extra(prompt, **decoding)}
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int = 0,
+        temperature: float = 0.0,
+        seed: int = 0,
+        forbidden: Sequence[str] = (),
+    ) -> Completion | Failure:
+        options: dict[str, Any] = {"model": self.name, "extra_body": _extra(prompt, min_new_tokens, forbidden)}
         options |= {"temperature": temperature} if self.temperature else {}
         options |= {"seed": seed} if temperature > 0 else {}
         messages: list[Any] = list(prompt.messages)
         if prompt.reply:
             messages.append({"role": "assistant", "content": prompt.reply})
+        chat, plain = self.client.chat.completions.with_raw_response, self.client.completions.with_raw_response
         try:
             if messages:
-                options["max_completion_tokens"] = max_new_tokens
-                answer: Any = self.client.chat.completions.create(messages=messages, **options)
+                answer = chat.create(messages=messages, max_completion_tokens=max_new_tokens, **options)
             else:
-                answer = self.client.completions.create(prompt=prompt.start, max_tokens=max_new_tokens, **options)
+                answer = plain.create(prompt=prompt.start, max_tokens=max_new_tokens, **options)
+        # Not chained: the client's errors may hold the key.
         except openai.APIStatusError as error:
-            cause = self._redacted(_words(error.body) or str(error))
-            if error.status_code in (400, 413, 422):
-                raise NotTaken(cause) from error
-            again = error.status_code in (408, 409, 429) or error.status_code >= 500
-            raise ConnectionError(self._unanswered(cause) if again else f"{self.base_url}: {cause}") from error
+            return self._failed(answers.failure(error.body or str(error), error.status_code))
         except openai.APIError as error:
-            raise ConnectionError(self._unanswered(f"{error} {error.__cause__ or ''}".strip())) from error
-        if not answer.choices:
-            raise NotTaken(self._redacted(_words(answer.model_extra)))
-        choice = answer.choices[0]
-        text = _whole(_text(choice.message) if messages else choice.text)
-        # Some servers repeat the start that they were to continue.
-        text = text.removeprefix(prompt.reply)
-        if slipped := [word for word in decoding.get("forbidden", ()) if word in text]:
+            return self._failed(Failure(f"{error} {error.__cause__ or ''}".strip(), 503))
+        found = answers.read(answer.content)
+        if isinstance(found, Failure):
+            return self._failed(found)
+        text = found.text.removeprefix(prompt.reply)
+        if slipped := [word for word in forbidden if word in text]:
             raise ValueError(f"{self.base_url} ignores bad_words: a completion holds the forbidden {slipped[0]!r}")
-        spent = answer.usage
-        counts = (spent.completion_tokens, spent.prompt_tokens) if spent else (None, None)
-        return Completion(text, choice.finish_reason or "stop", *counts)
+        return replace(found, text=text)
 
-    def _unanswered(self, cause: str) -> str:
-        return (
-            f"{self.base_url}: no usable answer in up to {self.tries} tries ({self._redacted(cause)}); what was "
-            "answered is kept: start again to go on"
-        )
-
-    def _redacted(self, text: str) -> str:
+    def _failed(self, failure: Failure) -> Failure:
+        """Keep the key out of the server's words; raise an error if another try may mend it."""
         key = self.client.api_key
-        return text if key == "none" else text.replace(key, "[key]")
+        words = failure.words if key == "none" else failure.words.replace(key, "[key]")
+        words = words if len(words) <= 500 else words[:500] + "…"
+        if failure.passing:
+            raise ConnectionError(
+                f"{self.base_url}: no usable answer in up to {self.tries} tries ({words}); what was answered is kept: "
+                "start again to go on"
+            ) from None
+        return replace(failure, words=words)
 
 
-def _extra(prompt: Prompt, *, min_new_tokens: int = 0, forbidden: Sequence[str] = (), **_: Any) -> dict[str, Any]:
+def _extra(prompt: Prompt, min_new_tokens: int, forbidden: Sequence[str]) -> dict[str, Any]:
     """Return the parameters beyond the protocol that a prompt and its decoding need."""
     extra: dict[str, Any] = {"bad_words": list(forbidden)} if forbidden else {}
     if min_new_tokens:
@@ -157,40 +190,14 @@ def _extra(prompt: Prompt, *, min_new_tokens: int = 0, forbidden: Sequence[str] 
     return extra
 
 
-def _text(message: Any) -> str:
-    """Return the text of a reply; of a list of parts, those that are text. A refusal field is a refusal."""
-    content = message.content
-    if isinstance(content, list):
-        content = "".join(part["text"] for part in content if part.get("type") in ("text", "output_text"))
-    return "\n".join(filter(None, (content, message.refusal)))
-
-
-def _whole(text: str) -> str:
-    """Replace half a character, as a reply that was cut may hold, by a replacement character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _words(body: Any) -> str:
-    """Return a server's own words in the body of an error."""
-    while isinstance(body, dict):
-        body = next((body[name] for name in ("error", "message", "detail") if body.get(name)), json.dumps(body))
-    return body if isinstance(body, str) else json.dumps(body)
-
-
 def _usable(response: httpx2.Response) -> None:
     """Read the whole answer, and turn an unusable one into a transport error, which the client tries again."""
     if not response.is_success:
         return
     try:
-        body = json.loads(response.read())
-        if body.get("error") and not body.get("choices"):
-            code = body["error"].get("code") if isinstance(body["error"], dict) else None
-            cause = _words(body) if code in (408, 409, 429) or (isinstance(code, int) and code >= 500) else ""
-        else:
-            choice = body["choices"][0]
-            text = choice["message"].get("content") or "" if "message" in choice else choice["text"]
-            cause = "" if isinstance(text, str | list) else "the body is no completion"
-    except (ValueError, LookupError, TypeError, AttributeError):
+        found = answers.read(response.read())
+        cause = found.words if isinstance(found, Failure) and found.passing else ""
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         cause = "the body is no completion"
     if cause:
         raise httpx2.DecodingError(cause, request=response.request)
