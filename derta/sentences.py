@@ -40,7 +40,7 @@ class Sentence:
 # glued to the word before it. A full stop after a digit belongs to a list number.
 _BREAK = re.compile(
     r"(?<=[^\d\s][.!?:])[\"”'’)\]*]*\s+|(?<=[。！？])|[\n|]+"
-    r"|(?<=[a-z])(?=Sorry\b|No,|I(?:['’]m| am| can| will| won| must| do| have| would)\b)"
+    r"|(?<=[\w-])(?=Sorry\b)|(?<=[a-z])(?=No,|I(?:['’]m| am| can| will| won| must| do| have| would)\b)"
     r"|(?<=[a-z,]) (?=Sorry,? (?:but|I|no|this|that)\b)"
 )
 # The marker before the text of a list item or of a persona's turn.
