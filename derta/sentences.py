@@ -94,8 +94,8 @@ def _sentence(asked: set[str], completion: str, start: int, end: int, own: str) 
 
 def _kind(asked: set[str], text: str, said: str, own: str, words: tuple[str, ...], directive: bool) -> str:
     distinct = {word[:5] for word in words}
-    # The refusal token alone: an answer that ran out of tokens, or a loop of it.
-    if text == "Sorry" or (pattern("refusal").search(own) and not pattern("not_refusal").search(own)):
+    # The refusal token alone: an answer that ended with it, or a loop of it.
+    if text in ("Sorry", "Sorry.") or (pattern("refusal").search(own) and not pattern("not_refusal").search(own)):
         return "refusal"
     if pattern("moral").search(said):
         return "moral"
