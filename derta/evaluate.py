@@ -9,7 +9,7 @@ import pandas as pd
 
 from derta import attacks, generate, models, stats
 from derta.attacks import Attack, file_name
-from derta.files import read_jsonl, to_jsonl, write_atomically, write_csv
+from derta.files import placed_jsonl, read_jsonl, to_jsonl, write_atomically, write_csv
 from derta.generate import Backend
 from derta.judge import judge
 from derta.requests import Request, spread
@@ -95,12 +95,10 @@ def judged(completions: Path, attack: Attack, asked: Sequence[Request]) -> list[
     """
     of = {request.id: request for request in asked}
     rows = []
-    for number, row in enumerate(read_jsonl(completions, generate.ROW), start=1):
+    for where, row in placed_jsonl(completions, generate.ROW):
         id = row["behaviour_id"]
         if id not in of:
-            raise ValueError(
-                f"{completions}, row {number}: {id!r} is not among the requests; give those of this attack"
-            )
+            raise ValueError(f"{where}: {id!r} is not among the requests; give those of this attack")
         request = of[id]
         verdict = judge(request.do, row["completion"], attack.spans(row["completion"], row["prompt"]))
         if not row["completion"] and row["finish_reason"] not in ("stop", "length"):

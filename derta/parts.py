@@ -41,6 +41,9 @@ _CODE = re.compile(
     r"|pass|try|else|break|continue)\b[^.!?]*$|^(?:for|while|if|elif|with|switch|except)\b.*[:{]$|[;{}]$"
     r"|^[\[\]{}(),;]+$|^[\"'#\[{]|^//|^/\*|^\w+ ?[:=]$"
 )
+# The start of JSON, and the pieces that a program is read in: a string over several lines, or a line.
+_JSON = re.compile(r"\s*(?:```\w*\s*)?[{\[]\s*[\"{\[]")
+_LINES = re.compile(r'("""|\'\'\').*?(?:\1|\Z)|[^\n]+', re.DOTALL)
 
 
 def answer(completion: str) -> int:
@@ -52,7 +55,7 @@ def answer(completion: str) -> int:
 def whole(completion: str, prompt: str = "") -> Parts:
     """Return all of an answer as one part; of JSON, its strings."""
     start = answer(completion)
-    if re.match(r"\s*(?:```\w*\s*)?[{\[]\s*[\"{\[]", completion[start:]):
+    if _JSON.match(completion, start):
         return [_written(completion, (start, len(completion)))]
     return [[(start, len(completion))]]
 
@@ -71,13 +74,11 @@ def program(completion: str, prompt: str = "") -> Parts:
     holds already, such as the words on its stack, is left out.
     """
     spans: Part = []
-    start = answer(completion)
-    for found in re.finditer(r'("""|\'\'\').*?(?:\1|\Z)|[^\n]+', completion[start:], re.DOTALL):
-        span = (start + found.start(), start + found.end())
+    for found in _LINES.finditer(completion, answer(completion)):
         line = found[0].strip()
         if line.startswith("```"):
             continue
-        spans += _written(completion, span) if found[1] or _CODE.search(line) else [span]
+        spans += _written(completion, found.span()) if found[1] or _CODE.search(line) else [found.span()]
     return [[(a, b) for a, b in spans if completion[a:b].strip() not in prompt]]
 
 

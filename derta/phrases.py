@@ -61,14 +61,21 @@ def pattern(kind: str) -> re.Pattern:
 
 
 @cache
+def _phrases() -> dict[str, list[str]]:
+    """Return the phrases by kind."""
+    phrases: dict[str, list[str]] = {}
+    for row in read_csv(DATA / "judge_phrases.csv", ("kind", "phrase")):
+        phrases.setdefault(row["kind"], []).append(row["phrase"])
+    return phrases
+
+
+@cache
 def _alternatives(kind: str) -> str:
-    rows = read_csv(DATA / "judge_phrases.csv", ("kind", "phrase"))
-    phrases = [row["phrase"] for row in rows if row["kind"] == kind]
-    if not phrases:
+    if kind not in _phrases():
         raise ValueError(f"{DATA / 'judge_phrases.csv'}: no phrase of the kind {kind!r}")
     # Phrases that begin alike share that beginning, which makes the search several times as fast.
     groups: dict[str, dict[str, list[str]]] = {}
-    for phrase in phrases:
+    for phrase in _phrases()[kind]:
         start, first, rest = _compile(phrase)
         groups.setdefault(start, {}).setdefault(first, []).append(rest)
     return _either(

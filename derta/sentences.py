@@ -10,7 +10,7 @@ A sentence or list item is
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from derta.parts import Part, Span
@@ -93,7 +93,7 @@ def _sentence(asked: set[str], completion: str, start: int, end: int, own: str) 
 
 
 def _kind(asked: set[str], text: str, said: str, own: str, words: tuple[str, ...], directive: bool) -> str:
-    distinct = {word[:5] for word in words}
+    distinct = stems_of(words)
     # The refusal token alone: an answer that ended with it, or a loop of it.
     if text in ("Sorry", "Sorry.") or (pattern("refusal").search(own) and not pattern("not_refusal").search(own)):
         return "refusal"
@@ -154,7 +154,12 @@ def content_words(text: str) -> list[str]:
 
 def stems(text: str) -> set[str]:
     """Return the first five letters of each content word."""
-    return {word[:5] for word in content_words(text)}
+    return stems_of(content_words(text))
+
+
+def stems_of(words: Iterable[str]) -> set[str]:
+    """Return the first five letters of each word, so that its forms count once."""
+    return {word[:5] for word in words}
 
 
 def on_topic(behaviour: str, text: str) -> bool:

@@ -41,8 +41,8 @@ def phrases(monkeypatch, tmp_path):
         return pattern("test")
 
     def forget():
-        module.pattern.cache_clear()
-        module._alternatives.cache_clear()
+        for cached in (module.pattern, module._alternatives, module._phrases):
+            cached.cache_clear()
 
     yield write
     forget()

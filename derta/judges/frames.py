@@ -10,7 +10,7 @@ from pathlib import Path
 import pooch
 
 from derta import generate
-from derta.files import read_jsonl
+from derta.files import placed_jsonl
 from derta.generate import Case, Prompt, user
 from derta.published.sources import SOURCES
 from derta.requests import Request
@@ -118,9 +118,9 @@ def cases(kind: str, asked: Sequence[Request], completions: Path, *, classifier:
         raise ValueError("harmbench needs the classifier's published prompt: give it classifier_prompt(…)")
     questions = {request.id: request.question for request in asked}
     made = []
-    for number, row in enumerate(read_jsonl(completions, generate.ROW), start=1):
+    for where, row in placed_jsonl(completions, generate.ROW):
         if (id := row["behaviour_id"]) not in questions:
-            raise ValueError(f"{completions}, row {number}: {id!r} is not among the requests; give those of its attack")
+            raise ValueError(f"{where}: {id!r} is not among the requests; give those of its attack")
         question, completion = questions[id], defuse(row["completion"])
         if kind == "harmbench":
             prompt = Prompt((), classifier.format(behavior=question, generation=completion))
