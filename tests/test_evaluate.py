@@ -206,6 +206,9 @@ def test_an_answer_to_no_request_is_named(tmp_path):
     path.write_text(to_jsonl({"case_id": f"{id}/direct", "behaviour_id": id} | about for id in "ab"))
     with pytest.raises(ValueError, match=r"direct\.jsonl, row 2: 'b' is not among the requests"):
         evaluate.judged(path, ATTACKS["direct"], [Request("a", "own", "Why?", "Why?")])
+    path.write_text("\n" + path.read_text())
+    with pytest.raises(ValueError, match=r"direct\.jsonl, row 3: 'b' is not among the requests"):
+        evaluate.judged(path, ATTACKS["direct"], [Request("a", "own", "Why?", "Why?")])
     path.write_text(to_jsonl([{"case_id": "a/direct", "behaviour_id": "a"} | about | {"completion": None}]))
     with pytest.raises(ValueError, match=r"direct\.jsonl, row 1: completion is of type NoneType"):
         evaluate.judged(path, ATTACKS["direct"], [Request("a", "own", "Why?", "Why?")])

@@ -18,6 +18,7 @@ from derta.files import append_jsonl, mended, read_jsonl
 from derta.generate import Backend, Prompt, user
 from derta.judge import judge
 from derta.judges.frames import defuse
+from derta.parts import answer as answer_start
 from derta.requests import Request
 from derta.searches.log import read_log
 from derta.sentences import on_topic
@@ -166,7 +167,7 @@ def message(reply: str) -> str | None:
 
     JSON that is not quite correct is read too, if the end of the message is certain.
     """
-    answer = reply.rpartition("</think>")[2].partition("<think>")[0]
+    answer = reply[answer_start(reply) :]
     straight = answer.translate(_STRAIGHT)
     if not (begun := _OBJECT.search(straight)):
         return None
