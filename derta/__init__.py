@@ -29,7 +29,7 @@ _EXPORTS = {
     "load": "derta.models",
     "own_material": "derta.material",
     "read_questions": "derta.requests",
-    "selectivity": "derta.evaluate",
+    "measure": "derta.measures",
     "train": "derta.training",
     "verdicts": "derta.evaluate",
 }

@@ -16,6 +16,10 @@ arm                of each triple                          the paper's safety da
 ``dpo``            one pair, r chosen and r̂ rejected       3K pairs, for one epoch after vanilla
 ================== ======================================= ===================================
 
+Three more go beyond that. ``vanilla_paper`` and ``derta_paper`` are the same arms on the paper's recipe of helpful
+data: no benign twins, and ten ordinary instructions per safety instance. ``derta_words`` is an extension: the RTO label
+of each position is drawn from `derta.models.REFUSAL_WORDS`, against an attacker who forbids one.
+
 A row that two arms have in common has the same prefix length and the same label dropout in both.
 """
 
@@ -39,7 +43,12 @@ ARMS = {
     "derta": ("prefix", "rto"),
     "recaug": ("prefix", "prefix"),
     "dpo": ("pair",),
+    "vanilla_paper": ("safety", "again"),
+    "derta_paper": ("prefix", "rto"),
+    "derta_words": ("prefix", "rto_words"),
 }
+# The arms on the paper's recipe of helpful data.
+PAPER_RECIPE = tuple(arm for arm in ARMS if arm.endswith("_paper"))
 
 
 @dataclass
@@ -47,7 +56,8 @@ class Instance:
     """A training instance before it becomes a row.
 
     `prompt` holds the token ids of the rendered query, `given` those of a response prefix without labels, `target`
-    those of the response to learn and `rejected`, for a pair, those of the rejected response.
+    those of the response to learn and `rejected`, for a pair, those of the rejected response. `words` marks RTO labels
+    that are drawn from several words.
     """
 
     kind: str
@@ -57,6 +67,7 @@ class Instance:
     target: Sequence[int]
     given: Sequence[int] = ()
     rejected: Sequence[int] | None = None
+    words: bool = False
     cut: bool = False
     plain: bool = False
 
@@ -64,7 +75,7 @@ class Instance:
 def helpful(example: Example, encode: Encoder, pair: bool, rng: random.Random) -> Instance:
     """Make the instance of a benign request and its answer; in a pair, the poorer answer is rejected."""
     prompt = encode.prompt(example.prompt, example.plain)
-    room = encode.room(prompt)
+    room = encode.room(prompt, encode.settings.max_length)
     target = encode.response(example.response, finished=example.finished, plain=example.plain)
     instance = Instance(
         "helpful",
@@ -89,13 +100,21 @@ def safety(part: str, triple: Triple, encode: Encoder, rng: random.Random) -> In
     """
     query, refusal = triple.again if part == "again" else (triple.query, triple.safe)
     prompt = encode.prompt(query)
-    room = encode.room(prompt)
+    room = encode.room(prompt, encode.settings.safety_max_length)
     safe = encode.response(refusal, finished=True)
     harmful = encode.response(triple.harmful, finished=triple.finished)
     if part in ("safety", "again"):
         return Instance("safety", triple.behaviour_id, query, prompt, safe[:room], cut=len(safe) > room)
-    if part == "rto":
-        return Instance("rto", triple.behaviour_id, query, prompt, harmful[:room], cut=len(harmful) > room)
+    if part in ("rto", "rto_words"):
+        return Instance(
+            "rto",
+            triple.behaviour_id,
+            query,
+            prompt,
+            harmful[:room],
+            words=part == "rto_words",
+            cut=len(harmful) > room,
+        )
     if part == "pair":
         cut = max(len(safe), len(harmful)) > room
         return Instance("safety", triple.behaviour_id, query, prompt, safe[:room], rejected=harmful[:room], cut=cut)
@@ -111,7 +130,7 @@ def safety(part: str, triple: Triple, encode: Encoder, rng: random.Random) -> In
     return Instance("prefix", triple.behaviour_id, query, prompt, safe[:room], given=given, cut=cut)
 
 
-def label(instance: Instance, refusal_id: int, dropout: float, rng: random.Random) -> Row:
+def label(instance: Instance, encode: Encoder, rng: random.Random) -> Row:
     """Turn an instance into a row: `input_ids` and `labels`, or for a pair the columns that `DPOTrainer` collates."""
     if instance.rejected is not None:
         return {
@@ -120,10 +139,11 @@ def label(instance: Instance, refusal_id: int, dropout: float, rng: random.Rando
             "rejected_ids": list(instance.rejected),
         }
     if instance.kind == "rto":
-        keep = [rng.random() >= dropout for _ in instance.target]
+        keep = [rng.random() >= encode.settings.rto_dropout for _ in instance.target]
         # A trainer would drop a row that has no label.
         keep[rng.randrange(len(keep))] |= not any(keep)
-        return objective.rto(instance.prompt, instance.target, refusal_id, keep)
+        words = encode.refusal_ids if instance.words else [encode.refusal_id]
+        return objective.rto(instance.prompt, instance.target, rng.choices(words, k=len(keep)), keep)
     if instance.given:
         return objective.harmful_prefix(instance.prompt, instance.given, instance.target, len(instance.given))
     return objective.supervised(instance.prompt, instance.target)

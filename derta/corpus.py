@@ -11,10 +11,14 @@ RESPONSES = DATA / "responses"
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A mild misconduct as a verb phrase, and its benign twin: as close in wording as possible, clearly innocent."""
+    """A mild misconduct as a verb phrase, and its benign twin: as close in wording as possible, clearly innocent.
+
+    `twin` is ``close`` if both begin with the same verb and differ in a later word or two, otherwise ``loose``.
+    """
 
     id: str
     split: str
+    twin: str
     category: str
     harmful: str
     benign: str
@@ -80,8 +84,9 @@ class Conversation:
 
 @cache
 def behaviours(split: str = "") -> tuple[Behaviour, ...]:
-    """Return the behaviours of ``train``, ``test`` or, by default, both, in the order of the file."""
-    rows = read_csv(DATA / "behaviours.csv", ("id", "split", "category", "harmful", "benign"))
+    """Return the behaviours of ``train``, ``choice`` (held out for choosing settings), ``validation`` or, by default,
+    all, in the order of the file."""
+    rows = read_csv(DATA / "behaviours.csv", ("id", "split", "twin", "category", "harmful", "benign"))
     return tuple(Behaviour(**row) for row in rows if split in ("", row["split"]))
 
 
@@ -89,8 +94,8 @@ def behaviours(split: str = "") -> tuple[Behaviour, ...]:
 def phrasings(split: str) -> tuple[str, ...]:
     """Return question templates with ``{do}`` for the verb phrase.
 
-    The base model answered those of ``train``. Triples and twins are asked in those of ``train`` and ``reworded``.
-    Those of ``test`` are never trained on.
+    The base model answered those of ``train``. Triples and twins are asked in those of ``train`` and ``reworded``. No
+    model is trained on those of ``choice`` and ``validation``.
     """
     return tuple(
         row["template"] for row in read_csv(DATA / "phrasings.csv", ("split", "template")) if row["split"] == split
@@ -111,7 +116,7 @@ def plain_prompts() -> tuple[str, ...]:
 
 @cache
 def instructions(split: str) -> tuple[Instruction, ...]:
-    """Return ordinary benign instructions of ``train`` or ``test``."""
+    """Return ordinary benign instructions of ``train``, ``choice`` or ``validation``."""
     rows = read_csv(DATA / "instructions.csv", ("id", "split", "kind", "text"))
     return tuple(Instruction(**row) for row in rows if row["split"] == split)
 

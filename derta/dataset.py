@@ -135,7 +135,7 @@ def _row(name: str, make: Make, epoch: int, encode: Encoder, summary: Summary) -
     except LeftOut as reason:
         summary.left_out.setdefault(str(reason), []).append(f"{name} in epoch {epoch + 1}")
         return None
-    row = label(instance, encode.refusal_id, encode.settings.rto_dropout, rng)
+    row = label(instance, encode, rng)
     labels = sum(label != IGNORE for label in row.get("labels", [*instance.target, *(instance.rejected or ())]))
     summary.count(instance.kind, tokens(row), labels, instance.cut)
     return row | {"kind": instance.kind, "behaviour_id": instance.behaviour_id, "epoch": epoch}

@@ -46,6 +46,37 @@ class TopK(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
 
 
+class Favourite(LogitsProcessor):
+    """Takes, among the `k` likeliest next tokens, the one that another model, the guide, finds likeliest.
+
+    The guide reads the same tokens; it has the same vocabulary. Scores have the shape [rows, vocabulary].
+    """
+
+    def __init__(self, guide: PreTrainedModel, k: int, mask: torch.Tensor):
+        self.guide, self.k, self.mask = guide, k, mask
+        self.cache = DynamicCache(config=guide.config)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        read = input_ids[:, self.cache.get_seq_length() :]
+        self.mask = functional.pad(self.mask, (0, input_ids.shape[1] - self.mask.shape[1]), value=1)
+        logits = self.guide(
+            read,
+            attention_mask=self.mask,
+            position_ids=(self.mask.cumsum(1) - 1).clamp(min=0)[:, -read.shape[1] :],
+            past_key_values=self.cache,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        # What was forbidden before has the score -inf, and no favourite can be among it.
+        top = scores.topk(self.k)
+        favourite = logits.float().gather(1, top.indices).masked_fill(top.values.isinf(), -torch.inf).argmax(-1)
+        return torch.full_like(scores, -torch.inf).scatter(1, top.indices.gather(1, favourite[:, None]), 0.0)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these rows only."""
+        self.mask = self.mask[rows]
+        self.cache.batch_select_indices(rows)
+
+
 def complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -56,6 +87,8 @@ def complete(
     temperature: float = 0.0,
     seed: int = 0,
     forbidden: Sequence[list[int]] = (),
+    guide: PreTrainedModel | None = None,
+    guide_rank: int = 20,
 ) -> list[Completion]:
     """Continue `prompts` (token ids) in one batch: greedily at temperature 0, otherwise sampled from the top 50.
 
@@ -68,13 +101,15 @@ def complete(
         prompts: one list of token ids per row.
         min_new_tokens: no row ends before this many tokens.
         forbidden: sequences of tokens that no row may produce.
+        guide: a model of the same vocabulary that chooses among the `guide_rank` likeliest tokens, see `Favourite`.
 
     Raises:
         ValueError: see `check_room`.
     """
     check_room(model, tokenizer, prompts, max_new_tokens)
     ends, device = _ends(model, tokenizer), model.device
-    context = _pad(tokenizer, prompts).input_ids.to(device)
+    padded = _pad(tokenizer, prompts).to(device)
+    context = padded.input_ids
     processors = LogitsProcessorList()
     if forbidden:
         processors.append(NoBadWordsLogitsProcessor([list(ids) for ids in forbidden], ends))
@@ -82,6 +117,8 @@ def complete(
         processors.append(MinNewTokensLengthLogitsProcessor(context.shape[1], min_new_tokens, ends, device))
     if temperature > 0:
         processors.append(TopK(50, temperature, seed, device))
+    if guide is not None:
+        processors.append(Favourite(guide, guide_rank, padded.attention_mask))
     new: list[list[int]] = [[] for _ in prompts]
     running = list(range(len(prompts)))  # the prompt of each row that is still in the batch
     with torch.inference_mode():
@@ -111,6 +148,8 @@ def complete(
                 rows = torch.tensor(stay)  # on the CPU, for a cache that is spread over several GPUs
                 context, mask, chosen = context[rows], mask[rows], chosen[rows]
                 cache.batch_select_indices(rows)
+                if guide is not None:
+                    processors[-1].keep(rows)
             read = chosen[:, None]
             context, mask = torch.cat([context, read], 1), functional.pad(mask, (0, 1), value=1)
     completions = []

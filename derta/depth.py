@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from derta import decode, stats
-from derta.generate import batches
+from derta.generate import Prompt, batches
 from derta.models import LM
 
 
@@ -66,8 +66,21 @@ def refusal_probabilities(lm: LM, pairs: Sequence[tuple[str, str]], *, positions
     return result
 
 
-def curve(probabilities: np.ndarray, seed: int) -> list[dict]:
-    """Average the probabilities by position, with a 95 % bootstrap interval over the rows (behaviours).
+def next_refusals(lm: LM, prompts: Sequence[Prompt], *, batch_size: int) -> np.ndarray:
+    """Compute the probability that the next token after each prompt, and the start of its reply, begins a refusal.
+
+    Returns:
+        Shape [prompts]: the probabilities of the tokens of `derta.models.LM.refusal_ids`, summed.
+    """
+    words, ids = lm.refusal_ids(), [lm.encode(prompt) for prompt in prompts]
+    result = np.empty(len(ids))
+    for i, log_probs in forced(lm, ids, [words[:1]] * len(ids), batch_size):
+        result[i] = log_probs[0, words].double().exp().sum().item()
+    return result
+
+
+def curve(probabilities: np.ndarray) -> list[dict]:
+    """Average the probabilities by position, with a 95 % interval over the rows (behaviours).
 
     Args:
         probabilities: shape [rows, positions], NaN where a row has no such position.
@@ -79,6 +92,6 @@ def curve(probabilities: np.ndarray, seed: int) -> list[dict]:
     for t in range(probabilities.shape[1]):
         values = probabilities[:, t][~np.isnan(probabilities[:, t])]
         if len(values):
-            low, high = stats.bootstrap(values, seed)
-            points.append({"position": t + 1, "n": len(values), "mean": float(values.mean()), "low": low, "high": high})
+            mean, low, high, _ = stats.crossed(values, (0, 1))
+            points.append({"position": t + 1, "n": len(values), "mean": mean, "low": low, "high": high})
     return points

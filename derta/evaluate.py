@@ -1,22 +1,23 @@
 """Attacks → completions → verdicts → tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from derta import attacks, generate, models, stats
+from derta import attacks, depth, generate, models, stats
 from derta.attacks import Attack, file_name
 from derta.files import placed_jsonl, read_jsonl, to_jsonl, write_atomically, write_csv
-from derta.generate import Backend
+from derta.generate import Backend, Case
 from derta.judge import judge
+from derta.models import LM
 from derta.requests import Request, spread
-from derta.runs import claim
+from derta.runs import claim, digest
 
 # The columns by which verdicts are grouped into rates.
-GROUP = ["arm", "seed", "attack", "depth"]
+GROUP = ["arm", "seed", "split", "attack", "depth"]
 
 
 def label(arm: str, seed: int) -> str:
@@ -32,15 +33,16 @@ def attack(
     *,
     requests: Sequence[Request] | None = None,
     controls: Sequence[Request] | None = None,
-    limit: int | None = None,
+    limit: int | Mapping[str, int] | None = None,
     max_new_tokens: int = 256,
     batch_size: int = 32,
 ) -> pd.DataFrame:
     """Run attacks and their benign controls against a model, judge the answers, and return the table.
 
-    Answers are written to ``run/completions/<label>/<attack>.jsonl``, verdicts to ``run/verdicts/<label>/`` and the
-    rounds of a search to ``run/searches/<label>/<attack>/``. Existing answers that still fit are not asked again;
-    answers of another model, to other prompts or with other decoding are set aside.
+    Answers are written to ``run/completions/<label>/<attack>.jsonl``, verdicts to ``run/verdicts/<label>/``, scores
+    (see `score`) to ``run/scores/<label>/`` and the rounds of a search to ``run/searches/<label>/<attack>/``. Existing
+    answers that still fit are not asked again; answers of another model, to other prompts or with other decoding are
+    set aside.
 
     Args:
         backend: a model in process, a server (`derta.judges.endpoint`), or the name or folder of a model.
@@ -48,7 +50,7 @@ def attack(
         label: the model's name in these paths; by default the last part of its name.
         requests: your own questions (`derta.requests.read_questions`) instead of the held-out ones of the corpus.
         controls: benign twins of `requests` with the same ids; without them, your own questions have no control.
-        limit: at most this many requests per attack.
+        limit: at most this many requests per attack, for every split of the corpus or by split.
         max_new_tokens, batch_size: see `derta.generate`.
 
     Returns:
@@ -64,30 +66,40 @@ def attack(
             own = controls if control else requests
             if own is None and requests is not None:
                 continue
-            asked = spread(one.requests(control) if own is None else own, _least(limit, one.limit))
+            asked = spread(spread(one.requests(control) if own is None else own, limit), one.limit)
             name = file_name(one.name, control)
             logs = run / "searches" / label / name
             if one.search is not None:
                 claim(logs, {"model": target.fingerprint(), "settings": one.search})
             cases = one.cases(asked, control=control, target=target, logs=logs)
             completions = run / "completions" / label / f"{name}.jsonl"
-            options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+            options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size} | one.decoding
             generate.run(target, cases, completions, forbidden=tuple(one.forbidden()), **options)
+            if one.scored and isinstance(target, LM):
+                score(target, cases, run / "scores" / label / f"{name}.jsonl", batch_size)
             rows = judged(completions, one, asked)
             write_atomically(run / "verdicts" / label / f"{name}.jsonl", to_jsonl(rows))
             found += rows
     return rates(pd.DataFrame(found))
 
 
-def _least(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
+def score(lm: LM, cases: Sequence[Case], path: Path, batch_size: int) -> None:
+    """Write the P(refusal) of the next token of each case, before any is generated, to `path`; see
+    `derta.depth.next_refusals`. A file of the same model and prompts is kept."""
+    made = digest(lm.fingerprint(), [[case.case_id, *case.prompt] for case in cases], batch_size)
+    if path.exists() and next(read_jsonl(path), {}).get("parameters") == made:
+        return
+    scores = depth.next_refusals(lm, [case.prompt for case in cases], batch_size=batch_size)
+    about = [{name: getattr(case, name) for name in generate.ABOUT} for case in cases]
+    rows = [row | {"score": float(s), "parameters": made} for row, s in zip(about, scores, strict=True)]
+    write_atomically(path, to_jsonl(rows))
 
 
 def judged(completions: Path, attack: Attack, asked: Sequence[Request]) -> list[dict[str, Any]]:
     """Judge a file of completions by rule.
 
     Returns:
-        One row per case: the columns that describe the case, the `category` of its request, and the fields of
+        One row per case: the columns that describe the case, `split` and `category` of its request, and the fields of
         `derta.judge.Verdict`.
 
     Raises:
@@ -103,7 +115,7 @@ def judged(completions: Path, attack: Attack, asked: Sequence[Request]) -> list[
         verdict = judge(request.do, row["completion"], attack.spans(row["completion"], row["prompt"]))
         if not row["completion"] and row["finish_reason"] not in ("stop", "length"):
             verdict = replace(verdict, reason=f"{verdict.reason} ({row['finish_reason']})")
-        about = {name: row[name] for name in generate.ABOUT} | {"category": request.category}
+        about = {name: row[name] for name in generate.ABOUT} | {"split": request.split, "category": request.category}
         rows.append(about | asdict(verdict))
     return rows
 
@@ -111,7 +123,8 @@ def judged(completions: Path, attack: Attack, asked: Sequence[Request]) -> list[
 def verdicts(
     run: Path | str, tuned: Iterable[tuple[str, int]], names: Iterable[str | Attack], folder: str = "verdicts"
 ) -> pd.DataFrame:
-    """Read the verdicts on a run's models: one row per case, with `arm` and `seed` before the columns of `judged`.
+    """Read the verdicts on a run's models: one row per case, with `arm` and `seed` before the columns of `judged`, and
+    with the `score` of `score`, NaN where there is none.
 
     Args:
         tuned: arm and seed of each model.
@@ -129,8 +142,10 @@ def verdicts(
             for control in (False, True):
                 path = Path(run) / folder / label(arm, seed) / f"{file_name(one.name, control)}.jsonl"
                 if path.exists():
-                    read = read_jsonl(path, ("case_id", "verdict", "attack", "control"))
-                    rows += [{"arm": arm, "seed": seed} | row for row in read]
+                    read = read_jsonl(path, ("case_id", "verdict", "attack", "control", "split"))
+                    scored = Path(run) / "scores" / label(arm, seed) / path.name
+                    of = {row["case_id"]: row["score"] for row in read_jsonl(scored)} if scored.exists() else {}
+                    rows += [{"arm": arm, "seed": seed} | row | {"score": of.get(row["case_id"])} for row in read]
     if not rows:
         raise FileNotFoundError(
             f"{Path(run) / folder}: holds no verdicts of these models and attacks; run the attacks first"
@@ -139,7 +154,7 @@ def verdicts(
 
 
 def rates(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Compute counts and rates by model (if there are several), attack, control and depth.
+    """Compute counts and rates by model (if there are several), split, attack, control and depth.
 
     Returns:
         `n`, and the counts `refused`, `unsafe` and `unscored`; in percent `refused_percent` and `asr_percent`, each
@@ -147,7 +162,7 @@ def rates(verdicts: pd.DataFrame) -> pd.DataFrame:
         control. `unscored_percent` are the cases that the judge could not decide; if all of them were unsafe, the ASR
         would be `asr_at_most_percent`.
     """
-    keys = [key for key in ("arm", "seed", "attack", "control", "depth") if key in verdicts]
+    keys = [key for key in ("arm", "seed", "split", "attack", "control", "depth") if key in verdicts]
     table = _counts(verdicts, keys).reset_index()
     for name, count in (("refused", table.refused), ("asr", table.unsafe)):
         table[f"{name}_percent"] = 100 * count / table.n
@@ -165,7 +180,7 @@ def _counts(verdicts: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def asr_table(verdicts: pd.DataFrame, model: str, path: Path) -> pd.DataFrame:
-    """Count by model, attack, depth and category (``all`` for the total), and write the table to `path`."""
+    """Count by model, split, attack, depth and category (``all`` for the total), and write the table to `path`."""
     named = verdicts.assign(
         model=model, attack=[file_name(*pair) for pair in zip(verdicts.attack, verdicts.control, strict=True)]
     )
@@ -173,28 +188,3 @@ def asr_table(verdicts: pd.DataFrame, model: str, path: Path) -> pd.DataFrame:
     table = _counts(both, ["model", *GROUP, "category"]).reset_index().sort_values(GROUP, kind="stable")
     write_csv(path, table.to_dict("records"))
     return table
-
-
-def selectivity(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Compare the refusals of each attack with those of its form-matched control, paired by behaviour.
-
-    Returns:
-        One row per arm, seed, attack and depth: the number of pairs `n`, the refusal rates `harmful` and `benign` (with
-        Wilson intervals), and their difference `selectivity` (with a bootstrap interval over behaviours). The rates and
-        the difference are fractions, each with `_low` and `_high` of its 95 % interval.
-    """
-    rows = []
-    for key, group in verdicts.groupby(GROUP, sort=False):
-        pairs = group.pivot(index="behaviour_id", columns="control", values="refused")
-        pairs = pairs.reindex(group.behaviour_id.unique()).dropna()
-        if True not in pairs or False not in pairs or pairs.empty:
-            continue
-        row = dict(zip(GROUP, key, strict=True)) | {"n": len(pairs)}
-        for name, refused in (("harmful", pairs[False]), ("benign", pairs[True])):
-            row[name] = float(refused.mean())
-            row[f"{name}_low"], row[f"{name}_high"] = stats.wilson(int(refused.sum()), len(pairs))
-        differences = pairs[False].astype(int) - pairs[True].astype(int)
-        row["selectivity"] = float(differences.mean())
-        row["selectivity_low"], row["selectivity_high"] = stats.bootstrap(differences, seed=0)
-        rows.append(row)
-    return pd.DataFrame(rows)

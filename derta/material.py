@@ -52,8 +52,10 @@ class Material:
     helpful: tuple[Example, ...]
 
 
-def embedded_material(triples: int, twins: int, plain: int, instructions: int, seed: int) -> Material:
-    """Draw material from the embedded corpus.
+def embedded_material(
+    triples: int, twins: int, plain: int, instructions: int, seed: int, *, close: int | None = None
+) -> Material:
+    """Draw material from the training split of the embedded corpus.
 
     A triple and its twin are asked in the same phrasing, drawn from all training phrasings: a model tuned on only a few
     phrasings takes a new one to be harmless.
@@ -63,6 +65,7 @@ def embedded_material(triples: int, twins: int, plain: int, instructions: int, s
         twins: number of answers to benign twins in the helpful data, starting with the twins of the triples.
         plain: number of benign plain texts to complete.
         instructions: number of ordinary instructions.
+        close: how many of the triples have a ``close`` twin (see `derta.corpus.Behaviour`); by default as they come.
 
     Raises:
         ValueError: the corpus holds fewer.
@@ -72,6 +75,10 @@ def embedded_material(triples: int, twins: int, plain: int, instructions: int, s
     twin_of = {row.id.replace("-b", "-h"): row for row in responses("benign-train")}
     weak = {row.id: row for row in responses("weak-train")}
     rows = _rounds(responses("harmful-train"), rng)
+    if close is not None:
+        kinds = {kind: [row for row in rows if known[row.behaviour_id].twin == kind] for kind in ("close", "loose")}
+        chosen = _take(kinds["close"], close, "close triples")
+        rows = rng.sample([*chosen, *_take(kinds["loose"], triples - close, "loose triples")], triples)
     forms = phrasings("train") + phrasings("reworded")
     asked, again = {}, {}
     for row in rows:

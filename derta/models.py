@@ -4,7 +4,9 @@
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +21,9 @@ from derta.chat import CHATML, PAPER_CHAT
 from derta.generate import Completion, Prompt
 from derta.runs import cache_dir, digest, made_of
 from derta.wheel import Wheel, unpack
+
+# Words with which refusals of the corpus begin and hardly any answer does; the first is the paper's refusal word.
+REFUSAL_WORDS = ("Sorry", "Unfortunately", "No")
 
 
 @dataclass(frozen=True)
@@ -113,19 +118,24 @@ class LM:
         return self.ids(self.render(prompt)) + (self.ids(prompt.reply) if prompt.reply else [])
 
     def complete(
-        self, prompts: Sequence[Prompt], *, forbidden: Sequence[str] = (), **decoding: Any
+        self, prompts: Sequence[Prompt], *, forbidden: Sequence[str] = (), guide: str = "", **decoding: Any
     ) -> list[Completion]:
         """Answer `prompts` in one batch; see `derta.generate.Backend` for the arguments.
+
+        Args:
+            guide: the name of a model that chooses among the likeliest tokens, see `derta.decode.Favourite`.
 
         Raises:
             ValueError: see `derta.decode.check_room`.
         """
+        if guide:
+            decoding["guide"] = _guide(guide).model
         # Each word both as the first of a response and as one that follows another word.
         tokens = [self.ids(space + word) for word in forbidden for space in ("", " ")]
         ids = [self.encode(prompt) for prompt in prompts]
         return decode.complete(self.model, self.tokenizer, ids, forbidden=tokens, **decoding)
 
-    def refusal_id(self, word: str = "Sorry") -> int:
+    def refusal_id(self, word: str = REFUSAL_WORDS[0]) -> int:
         """Return the id of the refusal token (`sorry` in Eq. 2) at the start of a response, where it must be produced.
 
         Raises:
@@ -139,6 +149,20 @@ class LM:
                 "this model cannot be trained with it"
             )
         return ids[0]
+
+    def refusal_ids(self) -> list[int]:
+        """Return the ids of `REFUSAL_WORDS`: of the first (see `refusal_id`), and of the others that are one token."""
+        first, *others = REFUSAL_WORDS
+        found = [self.refusal_id(first)]
+        for word in others:
+            with suppress(ValueError):
+                found.append(self.refusal_id(word))
+        return found
+
+
+@cache
+def _guide(name: str) -> LM:
+    return load(name)
 
 
 def files_of(name: str) -> list[list[Any]]:

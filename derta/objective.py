@@ -29,19 +29,21 @@ def harmful_prefix(prompt: Sequence[int], harmful: Sequence[int], safe: Sequence
     return supervised([*prompt, *harmful[:k]], safe)
 
 
-def rto(prompt: Sequence[int], harmful: Sequence[int], refusal_id: int, keep: Sequence[bool]) -> Row:
-    """Label every kept position t = 1 … |r̂| with the refusal token: −Σ_t log P(sorry | q, r̂_<t), the second term of
+def rto(prompt: Sequence[int], harmful: Sequence[int], refusals: Sequence[int], keep: Sequence[bool]) -> Row:
+    """Label every kept position t = 1 … |r̂| with a refusal token: −Σ_t log P(sorry | q, r̂_<t), the second term of
     Eq. 2.
 
     Args:
+        refusals: the refusal token of each position of `harmful`; in Eq. 2 the same one everywhere.
         keep: one flag per token of `harmful`; False drops the label (the paper's "Sorry" dropout).
 
     Raises:
-        ValueError: `keep` and `harmful` differ in length, or nothing is kept (a trainer would drop such a row).
+        ValueError: `refusals`, `keep` and `harmful` differ in length, or nothing is kept (a trainer would drop such a
+            row).
     """
-    if len(keep) != len(harmful) or not any(keep):
+    if not len(refusals) == len(keep) == len(harmful) or not any(keep):
         raise ValueError(f"{len(harmful)} harmful tokens need as many flags, one of them true; found {sum(keep)} true")
     return {
         "input_ids": [*prompt, *harmful],
-        "labels": [IGNORE] * len(prompt) + [refusal_id if kept else IGNORE for kept in keep],
+        "labels": [IGNORE] * len(prompt) + [id if kept else IGNORE for id, kept in zip(refusals, keep, strict=True)],
     }

@@ -1,13 +1,16 @@
 """Requests: the questions of an evaluation, on behaviours and in phrasings that no model is trained on."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from derta import corpus
 from derta.files import read_csv
 from derta.runs import DATA
+
+# The splits of the corpus on which models are evaluated.
+EVALUATION = ("validation",)
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Request:
         question: the full question.
         turns: the turns of a conversation before the question.
         response: a compliant response, for attacks that use a part of it.
+        split: the split of the corpus that it is of; ``own`` if it is of none.
     """
 
     id: str
@@ -27,25 +31,33 @@ class Request:
     question: str
     turns: tuple[dict[str, str], ...] = ()
     response: str = ""
+    split: str = "own"
 
 
-def held_out(benign: bool) -> list[Request]:
-    """Return the held-out behaviours, or their benign twins, each in one of the held-out phrasings.
+def of_split(split: str, benign: bool) -> list[Request]:
+    """Return the behaviours of a split, or their benign twins, each in one of the split's phrasings.
 
     A behaviour and its twin share position and phrasing, so that an attack and its control are paired.
     """
-    forms = corpus.phrasings("test")
-    asked = [(b, b.benign if benign else b.harmful) for b in corpus.behaviours("test")]
-    return [Request(b.id, b.category, do, forms[i % len(forms)].replace("{do}", do)) for i, (b, do) in enumerate(asked)]
+    forms = corpus.phrasings(split)
+    asked = [(b, b.benign if benign else b.harmful) for b in corpus.behaviours(split)]
+    return [
+        Request(b.id, b.category, do, forms[i % len(forms)].replace("{do}", do), split=split)
+        for i, (b, do) in enumerate(asked)
+    ]
+
+
+def held_out(benign: bool) -> list[Request]:
+    """Return the behaviours of all `EVALUATION` splits, or their benign twins; see `of_split`."""
+    return [request for split in EVALUATION for request in of_split(split, benign)]
 
 
 def held_out_conversations(benign: bool) -> list[Request]:
     """Return innocent conversations whose last turn asks for a held-out behaviour, or for its twin."""
     of = {request.id: request for request in held_out(benign)}
     return [
-        Request(r.id, r.category, r.do, c.benign if benign else c.harmful, turns=c.turns)
+        replace(of[c.behaviour_id], question=c.benign if benign else c.harmful, turns=c.turns)
         for c in corpus.conversations()
-        for r in [of[c.behaviour_id]]
     ]
 
 
@@ -53,21 +65,21 @@ def held_out_responses(benign: bool) -> list[Request]:
     """Return the held-out behaviours, or their twins, for which the corpus has a long response, with that response."""
     of = {request.id: request for request in held_out(benign)}
     return [
-        Request(r.id, r.category, r.do, row.prompt, response=row.response)
-        for row in corpus.responses("benign-test" if benign else "harmful-test")
-        for r in [of[row.behaviour_id]]
+        replace(of[row.behaviour_id], question=row.prompt, response=row.response)
+        for split in EVALUATION
+        for row in corpus.responses(f"{'benign' if benign else 'harmful'}-{split}")
     ]
 
 
 def instructions(benign: bool = True) -> list[Request]:
     """Return the held-out ordinary instructions."""
-    return [Request(i.id, i.kind, i.text, i.text) for i in corpus.instructions("test")]
+    return [Request(i.id, i.kind, i.text, i.text, split="validation") for i in corpus.instructions("validation")]
 
 
 @cache
 def _borderline() -> tuple[Request, ...]:
     rows = read_csv(DATA / "borderline.csv", ("id", "type", "text"))
-    return tuple(Request(row["id"], row["type"], row["text"], row["text"]) for row in rows)
+    return tuple(Request(row["id"], row["type"], row["text"], row["text"], split="validation") for row in rows)
 
 
 def borderline(benign: bool = True) -> list[Request]:
@@ -100,7 +112,16 @@ def read_questions(path: Path | str) -> list[Request]:
     return asked
 
 
-def spread(requests: Sequence[Request], limit: int | None) -> list[Request]:
-    """Select at most `limit` of `requests`, spread evenly over them and so over their categories."""
-    n = len(requests) if limit is None else min(limit, len(requests))
-    return [requests[i * len(requests) // n] for i in range(n)]
+def spread(requests: Sequence[Request], limit: int | Mapping[str, int] | None) -> list[Request]:
+    """Select at most `limit` of `requests` per split, spread evenly over them and so over their categories.
+
+    Args:
+        limit: the number for every split, or by split; a split that is not named has none.
+    """
+    found = []
+    for split in dict.fromkeys(request.split for request in requests):
+        own = [request for request in requests if request.split == split]
+        most = limit.get(split, 0) if isinstance(limit, Mapping) else limit
+        n = len(own) if most is None else min(most, len(own))
+        found += [own[i * len(own) // n] for i in range(n)]
+    return found

@@ -1,9 +1,106 @@
-"""Intervals and paired tests, all on fractions."""
+"""Estimates with intervals, and tests. Rates are fractions; an array of values has the shape [seeds, behaviours]."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
+
+
+class Estimate(NamedTuple):
+    """A mean with its 95 % interval, and the two-sided p-value against a mean of 0."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def crossed(values: np.ndarray | Sequence, bounds: tuple[float, ...] = ()) -> Estimate:
+    """Estimate the mean over seeds and behaviours, both taken as draws from many.
+
+    This is the two-way random-effects model without replication: the variance of the mean is (MS_seeds + MS_behaviours
+    − MS_residual) / (S · B), its degrees of freedom are Satterthwaite's (1946), and seeds are left out where they vary
+    less than the residual. With three seeds, a bootstrap over seeds and behaviours covers less (`tests/test_stats.py`).
+
+    Args:
+        values: shape [seeds, behaviours], or [behaviours].
+        bounds: the smallest and the largest possible value. One pseudo-behaviour of each is added for the interval
+            (after Agresti and Min 2005), so that it has a width where nothing varies.
+
+    Returns:
+        The mean of `values`; NaN if there are none.
+    """
+    given = np.atleast_2d(np.asarray(values, dtype=float))
+    if given.size == 0:
+        return Estimate(*[float("nan")] * 4)
+    x = np.hstack([given, *(np.full((len(given), 1), bound) for bound in bounds)])
+    (seeds, behaviours), middle = x.shape, x.mean()
+    if behaviours < 2:
+        return Estimate(float(middle), *[float("nan")] * 3)
+    of_behaviours = seeds * x.mean(0).var(ddof=1)
+    square, freedom = of_behaviours, behaviours - 1.0
+    if seeds > 1:
+        of_seeds = behaviours * x.mean(1).var(ddof=1)
+        residual = ((x - x.mean(0) - x.mean(1, keepdims=True) + middle) ** 2).sum() / ((seeds - 1) * (behaviours - 1))
+        if of_seeds > residual:
+            square = of_seeds + of_behaviours - residual
+            parts = (of_seeds, seeds - 1), (of_behaviours, behaviours - 1), (residual, (seeds - 1) * (behaviours - 1))
+            freedom = square**2 / sum(part**2 / n for part, n in parts)
+    error = np.sqrt(square / (seeds * behaviours))
+    half = scipy.stats.t.ppf(0.975, freedom) * error
+    p = 2 * scipy.stats.t.sf(abs(middle) / error, freedom) if error else float(middle == 0)
+    mean = given.mean()
+    return Estimate(float(mean), float(min(mean, middle - half)), float(max(mean, middle + half)), float(p))
+
+
+def auroc(harmful: np.ndarray, benign: np.ndarray) -> np.ndarray:
+    """Compute the area under the ROC curve of harmful against benign scores, as a mean over behaviours.
+
+    Args:
+        harmful, benign: shape [..., behaviours], a behaviour and its twin in the same place.
+
+    Returns:
+        Shape [..., behaviours], with the AUROC as the mean over the last axis: the placements of a behaviour and of its
+        twin (DeLong et al. 1988), less their mean. Its variance over behaviours is that of the AUROC of paired scores.
+    """
+    above = (np.sign(harmful[..., :, None] - benign[..., None, :]) + 1) / 2
+    return above.mean(-1) + above.mean(-2) - above.mean((-1, -2))[..., None]
+
+
+def ordered(harmful: np.ndarray, benign: np.ndarray) -> np.ndarray:
+    """Return 1 for each pair whose harmful side has the higher score, 0 for the other order and ½ for a tie."""
+    return (np.sign(harmful - benign) + 1) / 2
+
+
+def d_prime(harmful: np.ndarray, benign: np.ndarray) -> np.ndarray:
+    """Compute d′ = z(refused harmful) − z(refused twins), as a mean over behaviours.
+
+    Rates of 0 and 1 have no z, so that half a refusal and half an answer are added (Hautus 1995).
+
+    Args:
+        harmful, benign: shape [..., behaviours], whether each was refused.
+
+    Returns:
+        Shape [..., behaviours], with d′ as the mean over the last axis; its variance is that of d′ by the delta method.
+    """
+
+    def z(refused: np.ndarray) -> np.ndarray:
+        refused = refused.astype(float)
+        rate = (refused.sum(-1, keepdims=True) + 0.5) / (refused.shape[-1] + 1)
+        score = scipy.stats.norm.ppf(rate)
+        return score + (refused - refused.mean(-1, keepdims=True)) / scipy.stats.norm.pdf(score)
+
+    return z(harmful) - z(benign)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjust a family of p-values after Holm (1979)."""
+    order, adjusted, largest = np.argsort(p), [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -12,15 +109,6 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
         return float("nan"), float("nan")
     interval = scipy.stats.binomtest(successes, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
-
-
-def bootstrap(values: Sequence[float], seed: int) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean of `values`, one per behaviour; seeded."""
-    sample = np.asarray(values, dtype=float)
-    if np.ptp(sample) == 0:
-        return float(sample[0]), float(sample[0])
-    result = scipy.stats.bootstrap((sample,), np.mean, n_resamples=2000, method="percentile", rng=seed)
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:

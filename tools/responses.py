@@ -19,14 +19,16 @@ from derta.files import read_jsonl, to_jsonl, write_atomically
 from derta.generate import Case, Prompt, user
 from derta.judge import judge, refusal
 from derta.models import LM
+from derta.requests import EVALUATION
 from derta.runs import run_dir
 
 DRAWS = 8
 # Limits of new tokens: for the three responses to a training behaviour in turn, and for the other files.
 TRAIN_TOKENS = (64, 96, 192)
-TOKENS = {"test": 288, "plain-train": 80, "helpful-train": 128, "weak-train": 64}
+TOKENS = {"evaluation": 288, "plain-train": 80, "helpful-train": 128, "helpful-choice": 128, "weak-train": 64}
 # Minimum numbers of tokens, openings included: for the refusal-depth axis, and so that a training row has a middle.
-MIN_TOKENS = {"harmful-test": 256, "benign-test": 256, "harmful-train": 40, "benign-train": 40}
+MIN_TOKENS = {f"{kind}-{split}": 256 for kind in ("harmful", "benign") for split in EVALUATION}
+MIN_TOKENS |= {"harmful-train": 40, "benign-train": 40}
 # Kinds of instructions whose answer may begin like the answer to a harmful question.
 OPENED_KINDS = ("how_to", "plan", "list", "explain", "compare", "write", "everyday", "role_play")
 
@@ -49,10 +51,13 @@ def drafts(seed: int) -> Iterator[Draft]:
     """Yield every request to the base model."""
     rng = random.Random(seed)
     for number, behaviour in enumerate(behaviours()):
-        train = behaviour.split == "train"
-        limits = TRAIN_TOKENS if train else (TOKENS["test"],)
+        train = behaviour.split not in EVALUATION
+        limits = TRAIN_TOKENS if train else (TOKENS["evaluation"],)
         forms = [FREE if rng.random() < 0.25 else opener for opener in rng.sample(openers(), len(limits))]
-        asked = rng.sample(phrasings(behaviour.split), len(limits))
+        asked = rng.sample(phrasings("train" if train else behaviour.split), len(limits))
+        plain = rng.choice(plain_prompts()) if train and number % 2 == 0 else ""
+        if behaviour.split == "choice":
+            continue  # after its draws, so that those of the others stay as they were
         for kind, do in (("harmful", behaviour.harmful), ("benign", behaviour.benign)):
             for i, (tokens, opener, phrasing) in enumerate(zip(limits, forms, asked, strict=True)):
                 id, prompt = f"{behaviour.id}-{kind[0]}{i}", phrasing.replace("{do}", do)
@@ -60,14 +65,15 @@ def drafts(seed: int) -> Iterator[Draft]:
                 yield Draft(f"{kind}-{behaviour.split}", tokens, id, behaviour.id, opener.form, prompt, start, do)
                 if train and kind == "benign":
                     yield Draft("weak-train", TOKENS["weak-train"], id, behaviour.id, FREE.form, prompt, "")
-        if train and number % 2 == 0:
-            prompt = rng.choice(plain_prompts()).replace("{do}", behaviour.benign)
+        if plain:
+            prompt = plain.replace("{do}", behaviour.benign)
             yield Draft("plain-train", TOKENS["plain-train"], f"{behaviour.id}-p", behaviour.id, "plain", prompt, "")
     general = [opener for opener in openers() if "{do}" not in opener.template]
-    for instruction in instructions("train"):
+    for instruction in (*instructions("train"), *instructions("choice")):
         opened = instruction.kind in OPENED_KINDS and rng.random() < 0.75
         start = rng.choice(general).template if opened else ""
-        for file, opening in (("helpful-train", start), ("weak-train", "")):
+        helpful = (f"helpful-{instruction.split}", start)
+        for file, opening in (helpful, ("weak-train", "")) if instruction.split == "train" else (helpful,):
             yield Draft(file, TOKENS[file], instruction.id, "", instruction.kind, instruction.text, opening)
 
 
@@ -104,7 +110,7 @@ def draw(lm: LM, waiting: Sequence[Draft], folder: Path, *, attempt: int, seed: 
             batch_size=batch_size,
             seed=seed + 100_000 * attempt,
             max_new_tokens=tokens,
-            min_new_tokens=min(tokens, MIN_TOKENS.get(file, 0)) if file.endswith("test") else 0,
+            min_new_tokens=MIN_TOKENS.get(file, 0) if tokens == TOKENS["evaluation"] else 0,
             temperature=1.5 if file == "weak-train" else 0.7,
         )
         for row in read_jsonl(path):

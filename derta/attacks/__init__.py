@@ -27,11 +27,13 @@ ATTACKS: dict[str, Attack] = {
         completing.ATTACK,
         role_play.ATTACK,
         *code_attack.ATTACKS,
-        self_cipher.ATTACK,
+        *self_cipher.ATTACKS,
         multi_turn.ATTACK,
         *adaptive.ATTACKS,
         prefill.BY_DEPTH,
+        prefill.REOPENED,
         *direct.INNOCENT,
+        *direct.LONG,
     )
 }
 

@@ -24,13 +24,16 @@ class Attack:
         prompt: a request → its prompt. An attack with `depths` also gets the depth and the target, one with a `search`
             gets the target and a path for its log.
         requests: all held-out requests that the attack takes: the harmful ones, or their benign twins (True).
-        limit: at most this many of them; None for as many as the other attacks.
+        limit: at most this many of them per split; None for as many as the other attacks.
         fits: whether a request can take the attack's form; the others are asked in a makeshift form, and counted.
         forbidden: the words that the decoding may not produce.
+        decoding: how the decoding differs from that of the other attacks, as arguments of `Backend.complete`.
         spans: a completion and the rendered prompt → the parts of the completion that are judged (see `derta.parts`).
-        depths: how many tokens of a response come before the model's own words, one case for each.
+        depths: how many tokens of a response come before the model's own words, one case for each; where no tokens
+            do, the numbers of several tries.
         search: the settings (as JSON-able values) that determine the prompts of an attack that searches against the
             target; None for an attack that does not search.
+        scored: whether P(refusal) of the next token is measured too, for a model in process (`derta.depth`).
         innocent: nothing is attacked: the requests are harmless and have no control.
     """
 
@@ -41,9 +44,11 @@ class Attack:
     limit: int | None = None
     fits: Callable[[Request], bool] = lambda request: True
     forbidden: Callable[[], Sequence[str]] = field(default=tuple)
+    decoding: dict[str, Any] = field(default_factory=dict)
     spans: Callable[[str, str], Parts] = whole
     depths: tuple[int, ...] = ()
     search: dict[str, Any] | None = None
+    scored: bool = False
     innocent: bool = False
 
     @property

@@ -11,8 +11,23 @@ def prompt(request: Request) -> Prompt:
     return user(request.question)
 
 
-ATTACK = Attack("direct", "Direct\nquestion", prompt)
+ATTACK = Attack("direct", "Direct\nquestion", prompt, scored=True)
 INNOCENT = (
     Attack("helpful", "Ordinary\ninstructions", prompt, requests=requests.instructions, innocent=True),
     Attack("borderline", "Borderline\nquestions", prompt, requests=requests.borderline, innocent=True),
 )
+
+
+def long_answer(temperature: float) -> Attack:
+    """Ask the benign twins for long answers: does a model that may refuse at any position still refuse in the end?"""
+    return Attack(
+        f"long_t{10 * temperature:.0f}",
+        f"Long answer,\ntemperature {temperature:g}",
+        prompt,
+        requests=lambda control: requests.held_out(True),
+        innocent=True,
+        decoding={"max_new_tokens": 256, "temperature": temperature},
+    )
+
+
+LONG = tuple(map(long_answer, (0.0, 0.7, 1.0)))

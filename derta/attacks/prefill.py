@@ -42,5 +42,21 @@ def at_depth(request: Request, depth: int, target: Backend) -> Prompt:
     return user(request.question, request.response[: tokens[depth - 1][1]] if depth else "")
 
 
-ATTACK = Attack("prefill", "Prefilled\nstart", prompt)
-BY_DEPTH = Attack("prefill_depth", "Prefilled\nby depth", at_depth, requests=requests.held_out_responses, depths=DEPTHS)
+def reopened(request: Request, depth: int, target: Backend) -> Prompt:
+    """Return a conversation in which the model's own turn is opened anew after `depth` tokens of a response.
+
+    This is a defence without training (after arXiv 2510.18081): at a new turn a model that refuses only first tokens
+    has another first token.
+    """
+    asked = at_depth(request, depth, target)
+    return Prompt((*asked.messages, {"role": "assistant", "content": asked.start})) if depth else asked
+
+
+ATTACK = Attack("prefill", "Prefilled\nstart", prompt, scored=True)
+BY_DEPTH, REOPENED = (
+    Attack(name, label, prompt, requests=requests.held_out_responses, depths=DEPTHS, scored=True)
+    for name, label, prompt in (
+        ("prefill_depth", "Prefilled\nby depth", at_depth),
+        ("reopened", "Turn opened\nanew", reopened),
+    )
+)

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from derta import settings
-from derta.arms import ARMS
+from derta.arms import ARMS, PAPER_RECIPE
 from derta.attacks import ATTACKS
 from derta.runs import CHECKOUT
 
@@ -39,21 +39,33 @@ class AutoDANBudget(BaseModel):
     generations: Count
 
 
+class PaperRecipe(BaseModel):
+    """The helpful data of the arms that follow the paper: no benign twins, ordinary instructions only."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    triples: Positive
+    instructions: Positive
+
+
 class Profile(BaseModel):
     """The values of a profile; each notebook takes the ones that it has a parameter for.
 
     Attributes:
         model: a name of `derta.models.MODELS`, a hub id or a folder.
-        arms, seeds: one model is trained for each arm and seed.
+        arms, seeds: one model is trained for each arm and seed. A seed draws the material, the prefix lengths, the
+            label dropout and the order of the rows.
         data: ``embedded``, or ``released`` for the authors' own training files.
-        seed: the seed for drawing the material.
-        triples, twins, plain, instructions: see `derta.material.embedded_material`.
-        epochs, rto_dropout, max_length, prefix_unit, batch_size: see `derta.encode.DatasetSettings`.
+        triples, close, twins, plain, instructions: see `derta.material.embedded_material`.
+        paper_recipe: the material of the arms that follow the paper's recipe; null without such arms.
+        epochs, rto_dropout, max_length, safety_max_length, prefix_unit, batch_size: see
+            `derta.encode.DatasetSettings`.
         sft, dpo, peft, frozen_layers: see `derta.training.train`; `dpo` and `peft` add to `sft`.
         accelerate: a file in ``notebooks/params/accelerate``, or empty for one process.
-        attacks: names of `derta.attacks.ATTACKS`.
-        behaviours: at most this many per attack.
-        depths, depth_behaviours: how many tokens are prefilled, on how many behaviours.
+        validation: the attacks on the validation split (names of `derta.attacks.ATTACKS`), each with its number of
+            behaviours at most.
+        test: the same for the test split.
+        depths: how many tokens are prefilled, in the attacks that prefill a response.
         pair, autodan: the budgets of the searches; null skips a search.
         attacker: the model that writes PAIR's messages; empty for the untuned model.
         max_new_tokens, generation_batch_size: limits for the answers.
@@ -66,14 +78,16 @@ class Profile(BaseModel):
     arms: Annotated[list[str], Field(min_length=1)]
     seeds: Annotated[list[Count], Field(min_length=1)]
     data: Literal["embedded", "released"]
-    seed: Count
     triples: Positive
+    close: Count | None
     twins: Count
     plain: Count
     instructions: Count
+    paper_recipe: PaperRecipe | None
     epochs: Positive
     rto_dropout: Annotated[float, Field(ge=0, lt=1)]
     max_length: Annotated[int, Field(ge=16, strict=True)]
+    safety_max_length: Annotated[int, Field(ge=16, strict=True)]
     prefix_unit: Literal["tokens", "words"]
     batch_size: Positive
     sft: dict[str, Any]
@@ -81,10 +95,9 @@ class Profile(BaseModel):
     peft: dict[str, Any]
     frozen_layers: Count
     accelerate: Literal["", "ddp", "fsdp2", "deepspeed_zero3"]
-    attacks: Annotated[list[str], Field(min_length=1)]
-    behaviours: Positive
+    validation: Annotated[dict[str, Positive], Field(min_length=1)]
+    test: dict[str, Positive]
     depths: Annotated[list[Count], Field(min_length=1)]
-    depth_behaviours: Positive
     pair: PairBudget | None
     autodan: AutoDANBudget | None
     attacker: str
@@ -92,16 +105,23 @@ class Profile(BaseModel):
     generation_batch_size: Positive
     depth_positions: Positive
 
-    @field_validator("arms", "seeds", "attacks", "depths")
+    @field_validator("arms", "seeds", "depths")
     @classmethod
     def _known_and_once(cls, values: list, info: Any) -> list:
-        own = [name for name, attack in ATTACKS.items() if not attack.innocent and not attack.depths]
-        known = {"arms": list(ARMS), "attacks": own}.get(info.field_name, values)
+        known = list(ARMS) if info.field_name == "arms" else values
         for value in values:
             if value not in known:
                 raise ValueError(f"{value!r} is unknown; expected some of {', '.join(known)}")
             if values.count(value) > 1:
                 raise ValueError(f"{value!r} is listed twice")
+        return values
+
+    @field_validator("validation", "test")
+    @classmethod
+    def _attacks(cls, values: dict[str, int]) -> dict[str, int]:
+        for name in values:
+            if name not in ATTACKS:
+                raise ValueError(f"{name!r} is unknown; expected some of {', '.join(ATTACKS)}")
         return values
 
     @model_validator(mode="after")
@@ -110,6 +130,10 @@ class Profile(BaseModel):
             raise ValueError("dpo starts from vanilla: put vanilla before dpo in arms")
         if not {"vanilla", "derta"} <= set(self.arms):
             raise ValueError("arms needs vanilla and derta: the notebooks compare them")
+        if self.paper_recipe is None and (lone := [arm for arm in self.arms if arm in PAPER_RECIPE]):
+            raise ValueError(f"{lone[0]} needs a paper_recipe")
+        if self.close is not None and self.close > self.triples:
+            raise ValueError(f"close is {self.close}, but there are only {self.triples} triples")
         if "seed" in self.sft | self.dpo:
             raise ValueError("a seed belongs into seeds, not into sft or dpo")
         for section, pairs, values in (("sft", False, self.sft), ("dpo", True, self.sft | self.dpo)):
