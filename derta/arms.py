@@ -75,7 +75,7 @@ class Instance:
 def helpful(example: Example, encode: Encoder, pair: bool, rng: random.Random) -> Instance:
     """Make the instance of a benign request and its answer; in a pair, the poorer answer is rejected."""
     prompt = encode.prompt(example.prompt, example.plain)
-    room = encode.room(prompt, encode.settings.max_length)
+    room = encode.room(prompt)
     target = encode.response(example.response, finished=example.finished, plain=example.plain)
     instance = Instance(
         "helpful",
@@ -100,7 +100,7 @@ def safety(part: str, triple: Triple, encode: Encoder, rng: random.Random) -> In
     """
     query, refusal = triple.again if part == "again" else (triple.query, triple.safe)
     prompt = encode.prompt(query)
-    room = encode.room(prompt, encode.settings.safety_max_length)
+    room = encode.room(prompt)
     safe = encode.response(refusal, finished=True)
     harmful = encode.response(triple.harmful, finished=triple.finished)
     if part in ("safety", "again"):

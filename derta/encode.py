@@ -14,9 +14,8 @@ class DatasetSettings:
     Attributes:
         epochs: number of relabelled copies, written one after the other.
         rto_dropout: fraction of RTO labels to drop, drawn anew per epoch (the paper: 0.95 with full fine-tuning).
-        max_length: maximum tokens of a helpful row. A response that does not fit is cut and the row is counted as cut.
-        safety_max_length: the same for the rows of triples; in a row with a harmful prefix the prefix is cut first, so
-            that the safe response stays whole.
+        max_length: maximum tokens per row. A response that does not fit is cut and the row is counted as cut; in a row
+            with a harmful prefix the prefix is cut first, so that the safe response stays whole.
         prefix_unit: ``tokens`` draws k uniformly from 0 … |r̂| as in Eq. 2, as far as the row has room; ``words`` cuts
             between words and gives a third of the triples no prefix, as the released code does.
         batch_size: rows per optimiser step; rows are sorted by length within a step to save padding.
@@ -25,7 +24,6 @@ class DatasetSettings:
     epochs: int = 2
     rto_dropout: float = 0.95
     max_length: int = 1024
-    safety_max_length: int = 1024
     prefix_unit: str = "tokens"
     batch_size: int = 128
     seed: int = 0
@@ -35,7 +33,7 @@ class DatasetSettings:
             raise ValueError(f"prefix_unit is {self.prefix_unit!r}; expected 'tokens' or 'words'")
         if not 0 <= self.rto_dropout <= 1:
             raise ValueError(f"rto_dropout is {self.rto_dropout}; expected a share from 0 to 1")
-        for name in ("epochs", "max_length", "safety_max_length", "batch_size"):
+        for name in ("epochs", "max_length", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
 
@@ -78,12 +76,13 @@ class Encoder:
             self._known[key] = ids
         return self._known[key]
 
-    def room(self, prompt: Sequence[int], length: int) -> int:
-        """Return how many tokens a response to `prompt` may have in a row of at most `length`.
+    def room(self, prompt: Sequence[int]) -> int:
+        """Return how many tokens a response to `prompt` may have.
 
         Raises:
             LeftOut: none.
         """
+        length = self.settings.max_length
         if len(prompt) >= length:
             raise LeftOut(f"the prompt fills the maximum length of {length} tokens")
         return length - len(prompt)

@@ -58,8 +58,7 @@ class Profile(BaseModel):
         data: ``embedded``, or ``released`` for the authors' own training files.
         triples, close, twins, plain, instructions: see `derta.material.embedded_material`.
         paper_recipe: the material of the arms that follow the paper's recipe; null without such arms.
-        epochs, rto_dropout, max_length, safety_max_length, prefix_unit, batch_size: see
-            `derta.encode.DatasetSettings`.
+        epochs, rto_dropout, max_length, prefix_unit, batch_size: see `derta.encode.DatasetSettings`.
         sft, dpo, peft, frozen_layers: see `derta.training.train`; `dpo` and `peft` add to `sft`.
         accelerate: a file in ``notebooks/params/accelerate``, or empty for one process.
         validation: the attacks on the validation split (names of `derta.attacks.ATTACKS`), each with its number of
@@ -87,7 +86,6 @@ class Profile(BaseModel):
     epochs: Positive
     rto_dropout: Annotated[float, Field(ge=0, lt=1)]
     max_length: Annotated[int, Field(ge=16, strict=True)]
-    safety_max_length: Annotated[int, Field(ge=16, strict=True)]
     prefix_unit: Literal["tokens", "words"]
     batch_size: Positive
     sft: dict[str, Any]

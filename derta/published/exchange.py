@@ -94,11 +94,10 @@ def _instance(sample: Sample, encode: Encoder, rng: random.Random) -> Instance:
     plain = turn is None
     query, begun = turn.groups() if turn else (sample.prefix, "")
     prompt = encode.prompt(query, plain)
+    room = encode.room(prompt)
     target = encode.response(sample.text.removesuffix(END), finished=sample.text.endswith(END), plain=plain)
     given = encode.lm.ids(begun.removeprefix(" "))
-    kind = "rto" if sample.rto else "prefix" if given else "mle"
-    settings = encode.settings
-    room = encode.room(prompt, settings.max_length if kind == "mle" else settings.safety_max_length)
     before = max(room - len(target), 0)
     cut = len(given) > before or len(target) > room
+    kind = "rto" if sample.rto else "prefix" if given else "mle"
     return Instance(kind, "", query, prompt, target[:room], given=given[:before], cut=cut, plain=plain)
