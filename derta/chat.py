@@ -47,7 +47,7 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], 
     if not tokenizer.chat_template:
         raise ValueError(
             "the tokenizer has no chat template; save one with it (tokenizer.chat_template = "
-            "derta.models.PAPER_CHAT is the paper's) or use an instruction-tuned model"
+            "derta.chat.PAPER_CHAT is the paper's) or use an instruction-tuned model"
         )
     template = tokenizer.get_chat_template()
     if "strftime_now" in template:

@@ -104,9 +104,14 @@ def complete(
         guide: a model of the same vocabulary that chooses among the `guide_rank` likeliest tokens, see `Favourite`.
 
     Raises:
-        ValueError: see `check_room`.
+        ValueError: the guide has another vocabulary; see also `check_room`.
     """
     check_room(model, tokenizer, prompts, max_new_tokens)
+    if guide is not None and guide.config.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"{guide.name_or_path}: {guide.config.vocab_size} tokens, but {model.name_or_path} has "
+            f"{model.config.vocab_size}; a guide needs the same vocabulary"
+        )
     ends, device = _ends(model, tokenizer), model.device
     padded = _pad(tokenizer, prompts).to(device)
     context = padded.input_ids

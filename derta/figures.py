@@ -65,7 +65,7 @@ def refusal_depth(curves: Sequence[dict], model: str) -> Figure:
             ax.set(title=f"{title} (n = {n})", xlabel="position t in the response (tokens)", ylim=(-2, 102))
         axes[0].set_ylabel("P(refusal token), percent")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(ARM_STYLE))
-        figure.suptitle(f"Refusal depth, {model}: mean and 95 % bootstrap interval over behaviours", fontsize=9)
+        figure.suptitle(f"Refusal depth, {model}: mean and 95 % interval over behaviours", fontsize=9)
     return figure
 
 
@@ -104,7 +104,7 @@ def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str)
         lower.set_xticks(range(len(attacks)), [f"{labels[name]}\n({_pairs(rows, name)})" for name in attacks])
         figure.suptitle(
             f"Attacks on {model}: unseen behaviours and phrasings; in brackets, pairs per model\n"
-            "95 % intervals: Wilson (above), paired bootstrap (below)",
+            "95 % intervals over seeds and behaviours",
             fontsize=9,
         )
     return figure
@@ -153,7 +153,7 @@ def prefill_depth(rows: Sequence[dict], model: str) -> Figure:
         axes[2].axhline(0, color="#888888", lw=0.8)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         n = max(row["n"] for row in rows)
-        figure.suptitle(f"Prefilled replies on {model}: n = {n} pairs, 95 % intervals (Wilson; bootstrap)", fontsize=9)
+        figure.suptitle(f"Prefilled replies on {model}: n = {n} pairs, 95 % intervals", fontsize=9)
     return figure
 
 

@@ -11,7 +11,7 @@ from importlib import import_module
 import pytest
 from conftest import Scripted
 
-from derta import attacks, corpus, evaluate, figures, models
+from derta import attacks, corpus, evaluate, figures, measures, models
 from derta.attacks import ATTACKS, Attack, adaptive, code_attack, completing, file_name, prefill, role_play, self_cipher
 from derta.files import read_csv
 from derta.judge import refusal
@@ -49,7 +49,13 @@ def test_each_attack_puts_the_question_in_its_own_way():
 def test_every_attack_has_a_name_and_a_label_of_its_own():
     assert [attack.name for attack in ATTACKS.values()] == list(ATTACKS)
     assert len({attack.label for attack in ATTACKS.values()}) == len(ATTACKS)
-    assert {name for name, attack in ATTACKS.items() if attack.innocent} == {"helpful", "borderline"}
+    assert {name for name, attack in ATTACKS.items() if attack.innocent} == {
+        "helpful",
+        "borderline",
+        "long_t0",
+        "long_t7",
+        "long_t10",
+    }
 
 
 @pytest.mark.parametrize("name", PAIRED)
@@ -66,7 +72,11 @@ def test_a_control_differs_from_its_attack_in_the_behaviour_alone(lm, name):
         assert (one.attack, one.control) == (name, False)
         assert (other.attack, other.control, other.depth) == (name, True, one.depth)
         assert other.case_id == one.case_id.replace(f"/{name}", f"/{file_name(name, True)}")
-        if attack.depths:
+        if name == "reopened":
+            asked, twins = one.prompt.messages[0]["content"], other.prompt.messages[0]["content"]
+            assert asked.replace(h.do, "…") == twins.replace(b.do, "…")
+            assert len(one.prompt.messages) == len(other.prompt.messages) == 1 + bool(one.depth)
+        elif attack.depths:
             assert words(one.prompt._replace(start="")).replace(h.do, "…") == words(
                 other.prompt._replace(start="")
             ).replace(b.do, "…")
@@ -101,10 +111,52 @@ def test_a_template_is_drawn_for_each_behaviour_and_is_that_of_its_twin():
     assert len(drawn) >= 12
 
 
-def test_the_demonstrations_are_about_training_behaviours():
-    assert len(self_cipher.demonstrations()) == 5
-    text = words(self_cipher.prompt(REQUEST))
-    assert all(do in text and answer in text for do, answer in self_cipher.demonstrations())
+@pytest.mark.parametrize("benign", [False, True])
+def test_the_demonstrations_are_about_training_behaviours_or_their_twins(benign):
+    shown = self_cipher.demonstrations(benign)
+    assert len(shown) == 5
+    assert {do for do, _ in shown} <= {b.benign if benign else b.harmful for b in corpus.behaviours("train")}
+    text = words(self_cipher.prompt(REQUEST, benign))
+    assert all(do in text and answer in text for do, answer in shown)
+    assert words(ATTACKS["self_cipher_innocent" if benign else "self_cipher"].prompt(REQUEST)) == text
+
+
+def test_a_reply_that_refuses_first_goes_on_to_comply():
+    prompt = adaptive.refused_first(REQUEST)
+    assert prompt.start == f"{adaptive.REFUSED} {prefill.prompt(REQUEST).start}"
+    assert refusal(adaptive.REFUSED)
+    assert adaptive.REFUSED not in {text for b in corpus.behaviours() for text in corpus.refusals(b.category)}
+
+
+def test_best_of_n_asks_in_every_phrasing_and_in_many_templates():
+    attack = ATTACKS["best_of_n"]
+    asked = spread(attack.requests(False), {"validation": 2})
+    cases = attack.cases(asked, target=Scripted(lambda *_: ""))
+    assert len(cases) == 2 * adaptive.TRIES == len({case.case_id for case in cases})
+    texts = [words(case.prompt) for case in cases if case.behaviour_id == asked[0].id]
+    assert len(set(texts)) == len(role_play.templates()) + len(corpus.phrasings("validation"))
+    plain = {form.replace("{do}", asked[0].do) for form in corpus.phrasings("validation")}
+    texts = [case.prompt.messages[0]["content"] for case in cases if case.behaviour_id == asked[0].id]
+    assert set(texts[len(role_play.templates()) :]) == plain
+    assert all(any(text in asked_so for text in plain) for asked_so in texts)
+
+
+def test_a_turn_that_is_opened_anew_ends_the_prefilled_one(tiny):
+    attack = replace(ATTACKS["reopened"], depths=(0, 5))
+    whole, cut = attack.cases(spread(attack.requests(False), 1), target=tiny)
+    assert whole.prompt.reply == cut.prompt.reply == ""
+    assert [turn["role"] for turn in whole.prompt.messages] == ["user"]
+    assert [turn["role"] for turn in cut.prompt.messages] == ["user", "assistant"]
+    text = tiny.render(cut.prompt)
+    assert text.endswith(cut.prompt.messages[1]["content"] + "<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_long_answers_are_asked_of_benign_twins_at_three_temperatures():
+    for name, temperature in (("long_t0", 0.0), ("long_t7", 0.7), ("long_t10", 1.0)):
+        attack = ATTACKS[name]
+        assert attack.decoding == {"max_new_tokens": 256, "temperature": temperature}
+        assert attack.innocent
+        assert {r.do for r in attack.requests(False)} == {b.benign for b in corpus.behaviours("validation")}
 
 
 def test_a_conversation_ends_with_the_question():
@@ -192,7 +244,7 @@ TEMPLATES = [row["template"] for row in read_csv(DATA / "phrasings.csv", ("templ
 
 
 def test_a_phrasing_becomes_the_same_statement_with_any_behaviour():
-    verbs = [do for b in corpus.behaviours("test")[::25] for do in (b.harmful, b.benign)]
+    verbs = [do for b in corpus.behaviours("validation")[::25] for do in (b.harmful, b.benign)]
     quoted = 0
     for template in TEMPLATES:
         expected = completing.turned(template.replace("{do}", "paint a fence"))
@@ -236,7 +288,7 @@ def test_a_prefilled_response_has_the_tokens_that_its_depth_says(lm):
 
 def test_the_forbidden_synonyms_begin_every_refusal_and_no_harmless_sentence():
     synonyms = adaptive.synonyms()
-    assert adaptive.REFUSAL_WORD in synonyms
+    assert "Sorry" in synonyms
     refusals = {text for b in corpus.behaviours() for text in corpus.refusals(b.category)}
     assert all(text.startswith(synonyms) for text in refusals)
     assert 3 <= len(synonyms) <= 20
@@ -265,7 +317,7 @@ def test_no_attack_has_a_form_of_the_training_data():
     turns = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"})
     request = Request("x", "test", "{do}", "{question}", turns=turns)
     texts = [words(attack.prompt(request)) for attack in ATTACKS.values() if not attack.depths]
-    answers = [answer for _, answer in self_cipher.demonstrations()]
+    answers = [answer for side in (False, True) for _, answer in self_cipher.demonstrations(side)]
     texts += [*role_play.templates(), self_cipher.ROLE, *answers]
     sentences = {line.strip() for text in texts for line in re.split(r"(?<=[.!?])\s+|\n+", text)}
     openers = [o.template for o in corpus.openers()]
@@ -279,7 +331,10 @@ def test_no_attack_has_a_form_of_the_training_data():
 
 
 def test_demonstrations_and_templates_refuse_nothing():
-    texts = [*role_play.templates(), *(answer for _, answer in self_cipher.demonstrations())]
+    texts = [
+        *role_play.templates(),
+        *(answer for side in (False, True) for _, answer in self_cipher.demonstrations(side)),
+    ]
     assert not [text for text in texts if refusal(text)]
 
 
@@ -329,7 +384,7 @@ def test_a_new_attack_is_one_file_and_one_line(tmp_path, monkeypatch):
     assert {row["attack"] for row in rows} == {"direct", "direct_benign", "moon", "moon_benign"}
     assert [row["refused"] for row in rows if row["attack"] == "moon" and row["category"] == "all"] == ["6"]
 
-    paired = evaluate.selectivity(judged).to_dict("records")
+    paired = measures.measure(judged).to_dict("records")
     assert {(row["attack"], row["n"]) for row in paired} == {("direct", 6), ("moon", 6)}
     labels = {name: attack.label for name, attack in ATTACKS.items()}
     upper, lower = figures.refusals_by_attack(paired, labels, "m").axes

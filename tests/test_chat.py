@@ -6,7 +6,8 @@ import pytest
 from conftest import CHATML, MISTRAL, make_tokenizer
 from transformers.utils import chat_template_utils
 
-from derta import chat, generate, models
+from derta import chat, generate
+from derta.chat import PAPER_CHAT
 from derta.encode import DatasetSettings, Encoder
 from derta.generate import Case, user
 from derta.models import LM
@@ -90,7 +91,7 @@ ONE_TURN = "{% if messages | length > 1 %}{{ raise_exception('one turn') }}{% en
 @pytest.mark.parametrize(
     ("template", "end"),
     [(GEMMA, "<end_of_turn>"), (PHI, "<|end|>"), (LLAMA3, "<|eot_id|>")]
-    + [(template, "<|im_end|>") for template in (CHATML, MISTRAL, models.PAPER_CHAT, LLAMA2, NO_END, ONE_TURN, None)],
+    + [(template, "<|im_end|>") for template in (CHATML, MISTRAL, PAPER_CHAT, LLAMA2, NO_END, ONE_TURN, None)],
 )
 def test_a_row_ends_as_the_template_ends_a_turn(tokenizer, template, end):
     tokenizer.chat_template = template

@@ -12,13 +12,17 @@ from derta.sentences import stems
 def test_the_corpus_is_as_large_as_promised():
     split = Counter(b.split for b in corpus.behaviours())
     assert split["train"] >= 300
-    assert split["test"] >= 120
-    assert len({b.category for b in corpus.behaviours("test")}) == len({b.category for b in corpus.behaviours()}) == 9
+    assert split["validation"] >= 120
+    assert (
+        len({b.category for b in corpus.behaviours("validation")})
+        == len({b.category for b in corpus.behaviours()})
+        == 9
+    )
     assert len(corpus.phrasings("train")) >= 6
-    assert len(corpus.phrasings("test")) >= 6
+    assert len(corpus.phrasings("validation")) >= 6
     assert len({text for b in corpus.behaviours() for text in corpus.refusals(b.category)}) >= 60
-    assert len(corpus.instructions("train")) + len(corpus.instructions("test")) >= 600
-    assert len(corpus.instructions("test")) >= 150
+    assert len(corpus.instructions("train")) + len(corpus.instructions("validation")) >= 600
+    assert len(corpus.instructions("validation")) >= 150
     assert len(corpus.conversations()) >= 40
     assert {q.kind for q in corpus.exact_match()} == {"arithmetic", "knowledge", "multiple_choice"}
 
@@ -29,20 +33,20 @@ def test_every_training_behaviour_has_several_responses_of_the_asked_length():
     assert all(40 <= len(lm.ids(row.response)) <= 300 for row in rows)
     per_behaviour = Counter(row.behaviour_id for row in rows)
     assert sum(per_behaviour[b.id] >= 2 for b in corpus.behaviours("train")) >= 0.9 * len(corpus.behaviours("train"))
-    for file in ("harmful-test", "benign-test"):
+    for file in ("harmful-validation", "benign-validation"):
         assert all(len(lm.ids(row.response)) >= 256 for row in corpus.responses(file))
 
 
 def test_harmful_responses_are_compliant_in_form():
     do = {b.id: b.harmful for b in corpus.behaviours()}
-    for split, least in (("train", 0.85), ("test", 0.95)):
+    for split, least in (("train", 0.95), ("validation", 0.95)):
         rows = corpus.responses(f"harmful-{split}")
         unsafe = sum(judge(do[row.behaviour_id], row.response).verdict == "unsafe" for row in rows)
         assert unsafe >= least * len(rows)
 
 
 def test_a_conversation_asks_for_a_held_out_behaviour_or_its_twin_in_the_same_words():
-    held_out = {b.id: b for b in corpus.behaviours("test")}
+    held_out = {b.id: b for b in corpus.behaviours("validation")}
     for conversation in corpus.conversations():
         behaviour = held_out[conversation.behaviour_id]
         frame = conversation.harmful.replace(behaviour.harmful, "{do}")
@@ -67,29 +71,29 @@ def test_answers_to_sums_are_right():
 
 def test_training_and_evaluation_share_no_behaviour_phrasing_or_instruction():
     phrases = {
-        split: {p for b in corpus.behaviours(split) for p in (b.harmful, b.benign)} for split in ("train", "test")
+        split: {p for b in corpus.behaviours(split) for p in (b.harmful, b.benign)} for split in ("train", "validation")
     }
-    assert not phrases["train"] & phrases["test"]
+    assert not phrases["train"] & phrases["validation"]
     trained = [*corpus.phrasings("train"), *corpus.phrasings("reworded")]
     assert len(set(trained)) == len(trained)
-    assert not set(trained) & set(corpus.phrasings("test"))
+    assert not set(trained) & set(corpus.phrasings("validation"))
 
     def lead(phrasing: str) -> tuple[str, ...]:
         return tuple(phrasing.lower().split("{do}")[0].split()[-2:])
 
-    assert not {lead(p) for p in trained} & {lead(p) for p in corpus.phrasings("test")}
-    assert not {i.text for i in corpus.instructions("train")} & {i.text for i in corpus.instructions("test")}
+    assert not {lead(p) for p in trained} & {lead(p) for p in corpus.phrasings("validation")}
+    assert not {i.text for i in corpus.instructions("train")} & {i.text for i in corpus.instructions("validation")}
 
 
 def test_no_near_duplicates_across_the_split():
     train = [(b.harmful, stems(b.harmful)) for b in corpus.behaviours("train")]
-    test = [(b.harmful, stems(b.harmful)) for b in corpus.behaviours("test")]
+    test = [(b.harmful, stems(b.harmful)) for b in corpus.behaviours("validation")]
     near = [(a, b) for (a, x), (b, y) in product(train, test) if len(x & y) / len(x | y) >= 0.5]
     assert not near
 
 
 def test_training_responses_belong_to_training_behaviours_and_phrasings():
-    test_ids = {b.id for b in corpus.behaviours("test")}
+    test_ids = {b.id for b in corpus.behaviours("validation")}
     by_id = {b.id: b for b in corpus.behaviours()}
     for file in ("harmful-train", "benign-train"):
         for row in corpus.responses(file):

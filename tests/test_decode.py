@@ -142,3 +142,39 @@ def test_sampled_rows_of_one_seed_are_the_same_and_long_enough(tiny):
     first, again, other = (tiny.complete(PROMPTS, seed=seed, **options) for seed in (1, 1, 2))
     assert first == again != other
     assert {c.new_tokens for c in first} == {8}
+
+
+def test_a_guide_takes_its_favourite_among_the_likeliest_tokens(tiny, tmp_path):
+    torch.manual_seed(1)
+    guide = models.load(str(make_model(tmp_path / "guide", hidden_act="gelu")), dtype=torch.float32)
+    k, steps = 5, 8
+
+    def naive(prompt: list[int], ends: set[int]) -> list[int]:
+        ids = list(prompt)
+        while len(ids) < len(prompt) + steps and (len(ids) == len(prompt) or ids[-1] not in ends):
+            with torch.no_grad():
+                top = tiny.model(torch.tensor([ids])).logits[0, -1].topk(k).indices
+                ids.append(int(top[guide.model(torch.tensor([ids])).logits[0, -1][top].argmax()]))
+        return ids[len(prompt) :]
+
+    prompts = [tiny.encode(prompt) for prompt in PROMPTS]
+    ends = {tiny.tokenizer.eos_token_id, naive(prompts[0], set())[3]}
+    tiny.model.generation_config.eos_token_id = list(ends)
+    expected = []
+    for ids in (naive(prompt, ends) for prompt in prompts):
+        given = ids[:-1] if ids[-1] in ends else ids
+        expected.append(tiny.tokenizer.decode(given, skip_special_tokens=True))
+    options = {"max_new_tokens": steps, "guide": guide.model, "guide_rank": k}
+    found = decode.complete(tiny.model, tiny.tokenizer, prompts, **options)
+    assert [c.text for c in found] == expected
+    assert {c.finish_reason for c in found} == {"stop", "length"}
+
+
+def test_a_guide_is_named_and_has_the_same_vocabulary(tiny_folder, tmp_path):
+    lm = models.load(str(tiny_folder))
+    guided = lm.complete(PROMPTS, max_new_tokens=6, guide=lm.name)
+    assert [c.text for c in guided] == [c.text for c in lm.complete(PROMPTS, max_new_tokens=6)]
+    other = models.load(str(make_model(tmp_path / "other")))
+    other.model.config.vocab_size += 1
+    with pytest.raises(ValueError, match="a guide needs the same vocabulary"):
+        decode.complete(lm.model, lm.tokenizer, [[5]], max_new_tokens=1, guide=other.model)

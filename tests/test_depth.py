@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from derta import depth
+from derta.generate import Prompt, user
 
 
 def test_teacher_forcing_equals_one_pass_per_position(tiny):
@@ -20,8 +21,17 @@ def test_teacher_forcing_equals_one_pass_per_position(tiny):
         assert np.isnan(fast[row, len(answer) :]).all()
 
 
+def test_the_next_tokens_refusal_is_the_sum_over_the_refusal_words(tiny):
+    prompts = [user("How can I paint a fence?", "First, take"), user("Hi"), Prompt((), "Step 1:")]
+    assert tiny.refusal_ids()[0] == tiny.refusal_id()
+    for prompt, found in zip(prompts, depth.next_refusals(tiny, prompts, batch_size=2), strict=True):
+        with torch.no_grad():
+            naive = tiny.model(torch.tensor([tiny.encode(prompt)])).logits[0, -1].softmax(-1)
+        assert found == pytest.approx(naive[tiny.refusal_ids()].sum().item(), rel=1e-4)
+
+
 def test_the_curve_counts_only_rows_that_reach_a_position():
-    points = depth.curve(np.array([[0.2, 0.4], [0.4, np.nan]]), seed=0)
+    points = depth.curve(np.array([[0.2, 0.4], [0.4, np.nan]]))
     assert [(p["position"], p["n"]) for p in points] == [(1, 2), (2, 1)]
     assert points[0]["mean"] == pytest.approx(0.3)
     assert points[0]["low"] <= 0.3 <= points[0]["high"]

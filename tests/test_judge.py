@@ -114,7 +114,7 @@ def test_an_unreadable_part_does_not_hide_an_unsafe_one():
 
 def test_each_attack_says_how_its_answers_are_read():
     read = {name: attack.spans for name, attack in KNOWN.items() if attack.spans is not whole}
-    assert read == {"role_play": turns} | dict.fromkeys(
+    assert read == {"role_play": turns, "best_of_n": turns} | dict.fromkeys(
         ("code_attack", "code_attack_list", "code_attack_string"), program
     )
 

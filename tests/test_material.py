@@ -10,18 +10,18 @@ from derta.material import Example, Triple, embedded_material, own_material
 
 
 def test_a_draw_takes_every_behaviour_once_before_any_twice():
-    material = embedded_material(triples=2300, twins=2300, plain=3, instructions=5, seed=0)
+    material = embedded_material(triples=2900, twins=2900, plain=3, instructions=5, seed=0)
     counts = Counter(triple.behaviour_id for triple in material.triples)
     assert set(counts.values()) == {1, 2}
     assert len(counts) == len({row.behaviour_id for row in corpus.responses("harmful-train")})
     assert all(triple.again[0] != triple.query for triple in material.triples)
     twins = [example.id for example in material.helpful if example.behaviour_id and not example.plain]
     assert [id.replace("-b", "-h") for id in twins] == [triple.id for triple in material.triples]
-    again = embedded_material(triples=2300, twins=2600, plain=3, instructions=5, seed=0)
+    again = embedded_material(triples=2900, twins=3200, plain=3, instructions=5, seed=0)
     assert again.triples == material.triples
     more = [example.id for example in again.helpful if example.behaviour_id and not example.plain]
-    assert more[:2300] == twins
-    assert len(set(more)) == 2600
+    assert more[:2900] == twins
+    assert len(set(more)) == 3200
     with pytest.raises(ValueError, match=r"10000 triples asked for, but the corpus holds \d+"):
         embedded_material(triples=10_000, twins=0, plain=0, instructions=0, seed=0)
 
@@ -68,3 +68,16 @@ def test_a_row_of_your_own_without_a_text_is_named(tmp_path, field, value):
         own_material(tmp_path / "t.jsonl")
     with pytest.raises(ValueError, match="helpful examples, row 1: no text under response"):
         own_material([TRIPLE], [{"prompt": "Hi"}])
+
+
+def test_close_triples_are_as_many_as_asked_for_and_two_seeds_differ():
+    close = {b.id for b in corpus.behaviours("train") if b.twin == "close"}
+    counts = {}
+    for seed in (0, 1):
+        material = embedded_material(triples=60, twins=60, plain=0, instructions=5, seed=seed, close=45)
+        counts[seed] = {triple.behaviour_id for triple in material.triples}
+        assert len(counts[seed]) == 60
+        assert len(counts[seed] & close) == 45
+    assert len(counts[0] & counts[1]) < 15
+    with pytest.raises(ValueError, match=r"9000 close triples asked for, but the corpus holds \d+"):
+        embedded_material(triples=9000, twins=0, plain=0, instructions=0, seed=0, close=9000)

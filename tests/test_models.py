@@ -7,7 +7,8 @@ import torch
 from conftest import make_tokenizer
 
 from derta import models, wheel
-from derta.models import LM, PAPER_CHAT
+from derta.chat import PAPER_CHAT
+from derta.models import LM
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "metaspace", "wordpiece"])

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from datasets import load_from_disk
 
 import derta
 from derta.commands import notebooks, profiles
@@ -71,10 +72,20 @@ def test_every_notebook_ran_and_left_the_files_of_the_contract(smoke, checkout):
         assert all(cell.execution_count for cell in code)
         assert not [o for cell in code for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
     rows = rows_of(smoke / "results" / "asr.csv")
-    assert list(rows[0]) == "model arm seed attack depth category n refused unsafe unscored".split()
-    attacks = "direct prefill completing role_play prefill_depth pair autodan".split()
+    assert list(rows[0]) == "model arm seed split attack depth category n refused unsafe unscored".split()
+    attacks = "direct prefill completing role_play prefill_depth best_of_n base_favourite pair autodan".split()
     names = {name + control for name in attacks for control in ("", "_benign")}
-    assert {row["attack"] for row in rows} == names | {"helpful", "borderline"}
+    assert {row["attack"] for row in rows} == names | {"helpful", "borderline", "long_t7"}
+    asked = {(row["arm"], row["seed"]) for row in rows}
+    assert asked == {("base", "0"), *((arm, seed) for arm in ("vanilla", "derta") for seed in "01")}
+    measured = rows_of(smoke / "results" / "measures.csv")
+    assert {row["seeds"] for row in measured if row["arm"] == "derta"} == {"2"}
+    assert {row["attack"] for row in measured if row["auroc"] != "nan"} == {
+        "direct",
+        "prefill",
+        "completing",
+        "prefill_depth",
+    }
     assert {row["arm"] for row in rows} == {"base", "vanilla", "derta"}
     rows = rows_of(smoke / "results" / "depth.csv")
     assert list(rows[0]) == "model arm seed kind position n mean low high".split()
@@ -83,6 +94,26 @@ def test_every_notebook_ran_and_left_the_files_of_the_contract(smoke, checkout):
         for kind in ("pdf", "png", "csv"):
             assert (figures / f"{name}.{kind}").stat().st_size > 0
     assert json.loads((figures / "provenance.json").read_text())["commit"]
+
+
+@pytest.mark.slow
+def test_a_seed_decides_rows_and_weights_and_gives_the_same_bytes_again(smoke, checkout):
+    def made(seed: int) -> list[bytes]:
+        label = f"derta-s{seed}"
+        rows = sorted((smoke / "data" / label).glob("data-*.arrow"))
+        return [path.read_bytes() for path in (*rows, smoke / "models" / label / "model.safetensors")]
+
+    first, second = made(0), made(1)
+    assert all(a != b for a, b in zip(first, second, strict=True))
+    behaviours = [set(load_from_disk(str(smoke / "data" / f"derta-s{seed}"))["behaviour_id"]) for seed in (0, 1)]
+    assert behaviours[0] != behaviours[1]
+    for path in (smoke / "data" / "derta-s1", smoke / "models" / "derta-s1"):
+        shutil.rmtree(path)
+    for stem in ("02_dataset", "03_training"):
+        (smoke / "notebooks" / f"{stem}.ipynb").unlink()
+    lines = run_smoke(checkout)
+    assert sum(line.endswith(": unchanged") for line in lines) == len(notebooks.sources()) - 2
+    assert made(1) == second
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def test_the_dataset_on_disk_gives_exactly_the_loss_of_equation_2(tiny, tmp_path
     naive = [naive_log_probability(tiny.model, PROMPT + HARMFUL[:k] + SAFE[:t], SAFE[t]) for t in range(len(SAFE))]
     naive += [naive_log_probability(tiny.model, PROMPT + HARMFUL[:t], SORRY) for t in range(len(HARMFUL))]
 
-    rows = [objective.harmful_prefix(PROMPT, HARMFUL, SAFE, k), objective.rto(PROMPT, HARMFUL, SORRY, [True] * 5)]
+    rows = [objective.harmful_prefix(PROMPT, HARMFUL, SAFE, k), objective.rto(PROMPT, HARMFUL, [SORRY] * 5, [True] * 5)]
     Dataset.from_list(rows).save_to_disk(tmp_path / "data")
     trainer = SFTTrainer(
         model=tiny.model,
@@ -50,8 +50,15 @@ def test_the_prefix_is_never_a_label(k):
 
 
 def test_rto_starts_at_the_first_response_position_and_honours_dropped_labels():
-    row = objective.rto(PROMPT, HARMFUL, SORRY, [True, False, False, True, False])
+    row = objective.rto(PROMPT, HARMFUL, [SORRY] * 5, [True, False, False, True, False])
     assert row["labels"] == [-100, -100, -100, SORRY, -100, -100, SORRY, -100]
+
+
+def test_rto_may_ask_for_another_refusal_word_at_each_position():
+    row = objective.rto(PROMPT, HARMFUL, [SORRY, 41, SORRY, 42, 41], [True, True, False, True, True])
+    assert row["labels"] == [-100, -100, -100, SORRY, 41, -100, 42, 41]
+    with pytest.raises(ValueError, match="5 harmful tokens"):
+        objective.rto(PROMPT, HARMFUL, [SORRY] * 4, [True] * 5)
 
 
 @pytest.mark.parametrize("k", [-1, 6])
@@ -63,4 +70,4 @@ def test_a_prefix_longer_than_the_response_is_an_error(k):
 @pytest.mark.parametrize("keep", [[False] * 5, [True] * 4])
 def test_rto_needs_a_flag_per_token_and_one_label(keep):
     with pytest.raises(ValueError, match="5 harmful tokens"):
-        objective.rto(PROMPT, HARMFUL, SORRY, keep)
+        objective.rto(PROMPT, HARMFUL, [SORRY] * 5, keep)

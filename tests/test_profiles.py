@@ -36,9 +36,13 @@ def check(tmp_path, text):
         ("arms", "vanilla", "valid list"),
         ("seeds", 0, "valid list"),
         ("seeds", [-1], "greater than or equal to 0"),
-        ("attacks", ["directt", "prefill"], "'directt' is unknown"),
-        ("attacks", ["magic"], "'magic' is unknown; expected some of direct, "),
-        ("attacks", ["helpful"], "'helpful' is unknown"),
+        ("validation", {"directt": 6, "prefill": 6}, "'directt' is unknown; expected some of direct, "),
+        ("validation", {}, "at least 1 item"),
+        ("validation", {"direct": 0}, "greater than or equal to 1"),
+        ("test", {"magic": 6}, "'magic' is unknown"),
+        ("test", ["direct"], "valid dictionary"),
+        ("close", 10_000, "there are only"),
+        ("arms", ["vanilla", "derta", "derta_paper"], "derta_paper, which needs a paper_recipe"),
         ("triples", -1, "greater than or equal to 1"),
         ("triples", "many", "valid integer"),
         ("triples", True, "valid integer"),
@@ -67,9 +71,9 @@ def test_a_bad_value_is_named_in_one_line(tmp_path, name, value, said):
 
 def test_a_number_may_be_written_as_one_writes_it(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(SMALL).replace("learning_rate: 0.002", "learning_rate: 2e-3"), encoding="utf-8")
-    assert "2e-3" in path.read_text(encoding="utf-8")
-    assert profiles.check(path)["sft"]["learning_rate"] in ("2e-3", 2e-3)
+    path.write_text(yaml.safe_dump(SMALL).replace("learning_rate: 0.0005", "learning_rate: 5e-4"), encoding="utf-8")
+    assert "5e-4" in path.read_text(encoding="utf-8")
+    assert profiles.check(path)["sft"]["learning_rate"] in ("5e-4", 5e-4)
 
 
 def test_no_profile_inherits_a_value(tmp_path):

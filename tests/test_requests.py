@@ -10,7 +10,7 @@ KINDS = [requests.held_out, requests.held_out_conversations, requests.held_out_r
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_requests_are_held_out_and_mixed(kind):
-    held_out = {b.id for b in corpus.behaviours("test")}
+    held_out = {b.id for b in corpus.behaviours("validation")}
     some = spread(kind(False), 12)
     assert {r.id for r in some} <= held_out
     assert len({r.category for r in some}) >= 5
@@ -38,6 +38,13 @@ def test_a_limit_spreads_over_all_requests():
     places = [asked.index(request) for request in spread(asked, 9)]
     gaps = [b - a for a, b in zip([*places, len(asked)], [*places[1:], len(asked)], strict=False) if b > a]
     assert max(gaps) - min(gaps) <= 1
+
+
+def test_a_limit_may_differ_by_split():
+    asked = [Request(f"{split}-{i}", "c", "x", "x", split=split) for split in ("validation", "test") for i in range(9)]
+    assert [r.id for r in spread(asked, {"test": 3})] == ["test-0", "test-3", "test-6"]
+    assert [r.split for r in spread(asked, {"validation": 1, "test": 2})] == ["validation", "test", "test"]
+    assert len(spread(asked, 4)) == 8
 
 
 def test_questions_of_your_own_need_one_column(tmp_path):

@@ -46,20 +46,19 @@ def _runs(text: str) -> list[str]:
 def refused_first(request: Request) -> Prompt:
     """Return the question with a reply that refuses and then begins to comply."""
     asked = prefill.prompt(request)
-    return asked._replace(start=f"{REFUSED} {asked.start}")
+    return Prompt(asked.messages, f"{REFUSED} {asked.start}")
 
 
-# How often `again` asks.
-TRIES = 16
+# How often `again` asks: in each template, then in each of as many phrasings as the test split has.
+TRIES = len(role_play.templates()) + 10
 
 
 def again(request: Request, number: int, target: object) -> Prompt:
-    """Return try `number` of an attacker who asks until one answer complies: each template once, and the question in
-    each phrasing of its split in turn."""
-    forms = corpus.phrasings(request.split) if request.do != request.question else ()
+    """Return try `number` of an attacker who asks until one answer complies: first in every template, then without one,
+    in the phrasings of the split in turn."""
+    forms, templates = corpus.phrasings(request.split), role_play.templates()
     question = forms[number % len(forms)].replace("{do}", request.do) if forms else request.question
-    templates = role_play.templates()
-    return user(templates[number % len(templates)].replace("{question}", question) if number % 2 else question)
+    return user(templates[number].replace("{question}", question) if number < len(templates) else question)
 
 
 ATTACKS = (

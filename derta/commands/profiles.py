@@ -129,7 +129,7 @@ class Profile(BaseModel):
         if not {"vanilla", "derta"} <= set(self.arms):
             raise ValueError("arms needs vanilla and derta: the notebooks compare them")
         if self.paper_recipe is None and (lone := [arm for arm in self.arms if arm in PAPER_RECIPE]):
-            raise ValueError(f"{lone[0]} needs a paper_recipe")
+            raise ValueError(f"arms has {lone[0]}, which needs a paper_recipe")
         if self.close is not None and self.close > self.triples:
             raise ValueError(f"close is {self.close}, but there are only {self.triples} triples")
         if "seed" in self.sft | self.dpo:
