@@ -26,7 +26,7 @@ def crossed(values: np.ndarray | Sequence, bounds: tuple[float, ...] = ()) -> Es
     Args:
         values: shape [seeds, behaviours], or [behaviours].
         bounds: the smallest and the largest possible value. One pseudo-behaviour of each is added for the interval
-            (after Agresti and Min 2005), so that it has a width where nothing varies.
+            (after Agresti and Min 2005), so that it has a width where nothing varies; it ends at the bounds.
 
     Returns:
         The mean of `values`; NaN if there are none.
@@ -50,8 +50,9 @@ def crossed(values: np.ndarray | Sequence, bounds: tuple[float, ...] = ()) -> Es
     error = np.sqrt(square / (seeds * behaviours))
     half = scipy.stats.t.ppf(0.975, freedom) * error
     p = 2 * scipy.stats.t.sf(abs(middle) / error, freedom) if error else float(middle == 0)
-    mean = given.mean()
-    return Estimate(float(mean), float(min(mean, middle - half)), float(max(mean, middle + half)), float(p))
+    mean, lowest, highest = given.mean(), *(bounds or (-np.inf, np.inf))
+    low, high = max(lowest, min(mean, middle - half)), min(highest, max(mean, middle + half))
+    return Estimate(float(mean), float(low), float(high), float(p))
 
 
 def auroc(harmful: np.ndarray, benign: np.ndarray) -> np.ndarray:

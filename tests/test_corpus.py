@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from itertools import product
 
+import pytest
+
 from derta import corpus, models
 from derta.judge import judge, refusal
 from derta.sentences import stems
@@ -85,11 +87,18 @@ def test_training_and_evaluation_share_no_behaviour_phrasing_or_instruction():
     assert not {i.text for i in corpus.instructions("train")} & {i.text for i in corpus.instructions("validation")}
 
 
-def test_no_near_duplicates_across_the_split():
-    train = [(b.harmful, stems(b.harmful)) for b in corpus.behaviours("train")]
-    test = [(b.harmful, stems(b.harmful)) for b in corpus.behaviours("validation")]
-    near = [(a, b) for (a, x), (b, y) in product(train, test) if len(x & y) / len(x | y) >= 0.5]
+@pytest.mark.parametrize(("one", "other"), [("train", "validation"), ("choice", "validation"), ("train", "choice")])
+def test_no_near_duplicates_across_the_splits(one, other):
+    sides = ([(b.harmful, stems(b.harmful)) for b in corpus.behaviours(split)] for split in (one, other))
+    near = [(a, b) for (a, x), (b, y) in product(*sides) if len(x & y) / len(x | y) >= 0.5]
     assert not near
+
+
+def test_a_close_twin_begins_with_the_same_verb():
+    close = [b for b in corpus.behaviours() if b.twin == "close"]
+    assert len(close) >= 700
+    assert {b.twin for b in corpus.behaviours()} == {"close", "loose"}
+    assert all(b.harmful.split()[0] == b.benign.split()[0] for b in close)
 
 
 def test_training_responses_belong_to_training_behaviours_and_phrasings():
