@@ -39,7 +39,7 @@ def one_by_one(lm: LM, pairs: list[tuple[str, str]], positions: int) -> np.ndarr
 def main(model: str, positions: int, number: int, rounds: int) -> None:
     """Print the seconds, their ratio and the largest difference."""
     lm = models.load(model)
-    pairs = [(lm.chat(row.prompt), row.response) for row in corpus.responses("harmful-test")[:number]]
+    pairs = [(lm.chat(row.prompt), row.response) for row in corpus.responses("harmful-validation")[:number]]
     ways = {
         "one pass": lambda n: depth.refusal_probabilities(lm, pairs, positions=n, batch_size=16),
         "a pass per position": lambda n: one_by_one(lm, pairs, n),

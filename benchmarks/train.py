@@ -85,10 +85,11 @@ Step = Callable[[], Count]
 
 def material(base: str, profile: dict[str, Any], steps: int, folder: Path) -> Material:
     """Rows for so many steps, drawn from the arm ``derta``."""
-    names = ("epochs", "rto_dropout", "max_length", "prefix_unit", "batch_size", "seed")
-    settings = DatasetSettings(**{name: profile[name] for name in names})
+    names, seed = ("epochs", "rto_dropout", "max_length", "prefix_unit", "batch_size"), profile["seeds"][0]
+    settings = DatasetSettings(**{name: profile[name] for name in names}, seed=seed)
     encode = Encoder(models.load_tokenizer(base), settings)
-    drawn = embedded_material(**{name: profile[name] for name in ("triples", "twins", "plain", "instructions", "seed")})
+    numbers = {name: profile[name] for name in ("triples", "twins", "plain", "instructions", "close")}
+    drawn = embedded_material(**numbers, seed=seed)
     made = random.Random(0).sample(arms.instances("derta", drawn, encode), steps * settings.batch_size)
     dataset.write(made, encode, folder / "derta")
     rows = load_from_disk(folder / "derta").with_format(None).select_columns(["input_ids", "labels", "kind"])

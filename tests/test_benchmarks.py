@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 SMALL = yaml.safe_load((CHECKOUT / "notebooks" / "params" / "small.yaml").read_text())
 # The tiny model's tokens are short.
-TINY = SMALL | {"triples": 8, "twins": 8, "plain": 4, "instructions": 8, "max_length": 300, "batch_size": 4}
+TINY = SMALL | {"triples": 8, "twins": 8, "plain": 4, "instructions": 8, "max_length": 300, "batch_size": 4, "close": 4}
 TINY |= {"sft": SMALL["sft"] | {"per_device_train_batch_size": 2}}
 
 
