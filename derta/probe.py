@@ -1,18 +1,24 @@
-"""Classifiers that see less than the model: how far do words alone tell harmful requests from their benign twins?
+"""Classifiers beside the models: what tells harmful requests from their benign twins without any refusal?
 
-What a model adds shows only beside them. `derta.stats.auroc` and `derta.stats.ordered` measure their scores as they do
-the model's.
+A bag of words says how far words alone give harm away, a linear probe on hidden states how much a model knows, whether
+it refuses or not. `derta.stats.auroc` and `derta.stats.ordered` measure their scores as they do the model's.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
 
+from derta import decode
 from derta.corpus import Behaviour
+from derta.generate import Prompt, batches
+from derta.models import LM
 
 Scores = tuple[np.ndarray, np.ndarray]
 
@@ -45,3 +51,53 @@ def words(training: Sequence[Behaviour], behaviours: Sequence[Behaviour]) -> Sco
     """Score the verb phrases of `behaviours` like `words_cross_validated`, fitted on those of `training`."""
     harmful, benign = np.split(_words().fit(*_texts(training)).predict_proba(_texts(behaviours)[0])[:, 1], 2)
     return harmful, benign
+
+
+def states(lm: LM, prompts: Sequence[Prompt], *, batch_size: int) -> np.ndarray:
+    """Compute the hidden states at the last token of each prompt, including the start of its reply.
+
+    Returns:
+        Shape [layers + 1, prompts, width]; the first is the embedding. float32.
+
+    Raises:
+        ValueError: see `derta.decode.check_room`.
+    """
+    ids = [lm.encode(prompt) for prompt in prompts]
+    decode.check_room(lm.model, lm.tokenizer, ids)
+    found: list[np.ndarray] = [np.empty(0)] * len(ids)
+    for batch in tqdm(list(batches(ids, batch_size)), "hidden states", mininterval=5):
+        padded = lm.tokenizer.pad({"input_ids": [ids[i] for i in batch]}, padding_side="left", return_tensors="pt")
+        mask = padded.attention_mask
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        inputs = {name: value.to(lm.model.device) for name, value in padded.items()}
+        with torch.inference_mode():
+            output = lm.model(
+                **inputs,
+                position_ids=positions.to(lm.model.device),
+                output_hidden_states=True,
+                use_cache=False,
+                logits_to_keep=1,
+            )
+        last = torch.stack([layer[:, -1] for layer in output.hidden_states], dim=1).float().cpu().numpy()
+        for row, i in enumerate(batch):
+            found[i] = last[row]
+    return np.stack(found, axis=1)
+
+
+def linear(training: Scores, held_out: Scores) -> Scores:
+    """Score states like `words`, by a logistic regression per layer on standardised states.
+
+    Args:
+        training, held_out: `states` of harmful prompts and of those of their twins.
+
+    Returns:
+        P(harmful) by layer, of the harmful prompts and of their twins, each of shape [layers + 1, prompts].
+    """
+    scores = []
+    for harmful, benign, *asked in zip(*training, *held_out, strict=True):
+        labels = np.repeat([1, 0], [len(harmful), len(benign)])
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+        model.fit(np.concatenate([harmful, benign]), labels)
+        scores.append([model.predict_proba(side)[:, 1] for side in asked])
+    harmful_scores, benign_scores = (np.stack(side) for side in zip(*scores, strict=True))
+    return harmful_scores, benign_scores

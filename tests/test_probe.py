@@ -1,6 +1,11 @@
-"""What words alone tell: little in the close pairs, more in the loose ones."""
+"""What words alone tell, little in the close pairs and more in the loose ones, and what hidden states tell."""
+
+import numpy as np
+import pytest
+import torch
 
 from derta import corpus, probe, stats
+from derta.generate import Prompt, user
 
 
 def test_words_hardly_tell_close_pairs_apart_and_loose_ones_well():
@@ -17,3 +22,28 @@ def test_words_are_fitted_on_the_training_pairs():
     assert seen > 0.95
     unseen = stats.auroc(*probe.words(pairs, corpus.behaviours("choice"))).mean()
     assert 0.45 < unseen < 0.75
+
+
+def test_states_are_those_of_the_last_token_whatever_the_batch(tiny):
+    prompts = [user("Hi"), user("How can I paint a fence?", "First, take a brush"), Prompt((), "Step 1:")]
+    found = probe.states(tiny, prompts, batch_size=2)
+    assert found.shape == (3, 3, 32)  # two layers and the embedding
+    for i, prompt in enumerate(prompts):
+        with torch.no_grad():
+            layers = tiny.model(torch.tensor([tiny.encode(prompt)]), output_hidden_states=True).hidden_states
+        for layer, states in enumerate(layers):
+            assert found[layer, i] == pytest.approx(states[0, -1].numpy(), abs=1e-4)
+
+
+def test_a_linear_probe_finds_what_a_layer_holds_and_nothing_in_noise():
+    rng = np.random.default_rng(0)
+
+    def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
+        harmful, benign = rng.normal(size=(2, n, 8)), rng.normal(size=(2, n, 8))
+        harmful[1, :, 3] += 2
+        return harmful, benign
+
+    scores = probe.linear(drawn(200), drawn(300))
+    noise, layer = stats.auroc(*scores).mean(-1)
+    assert noise == pytest.approx(0.5, abs=0.06)
+    assert layer == pytest.approx(0.92, abs=0.04)  # two standard deviations apart
