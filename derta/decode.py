@@ -113,7 +113,7 @@ def complete(
             f"{model.config.vocab_size}; a guide needs the same vocabulary"
         )
     ends, device = _ends(model, tokenizer), model.device
-    padded = _pad(tokenizer, prompts).to(device)
+    padded = pad(tokenizer, prompts).to(device)
     context = padded.input_ids
     processors = LogitsProcessorList()
     if forbidden:
@@ -132,7 +132,7 @@ def complete(
         cut = shared(prompts) if all(type(layer) is DynamicLayer for layer in cache.layers) else 0
         if cut:
             _read_once(model, [tuple(ids[:cut]) for ids in prompts], cache)
-        rest = _pad(tokenizer, [ids[cut:] for ids in prompts]).to(device)
+        rest = pad(tokenizer, [ids[cut:] for ids in prompts]).to(device)
         read, mask = rest.input_ids, functional.pad(rest.attention_mask, (cut, 0), value=1)
         for _ in range(max_new_tokens):
             output = model(
@@ -210,7 +210,7 @@ def _read_once(model: PreTrainedModel, beginnings: Sequence[tuple[int, ...]], ca
     cache.batch_select_indices(torch.tensor([place[beginning] for beginning in beginnings]))
 
 
-def _pad(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> BatchEncoding:
+def pad(tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]]) -> BatchEncoding:
     """Pad rows on the left; ids and mask have the shape [rows, positions]."""
     return tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
 

@@ -66,14 +66,11 @@ def states(lm: LM, prompts: Sequence[Prompt], *, batch_size: int) -> np.ndarray:
     decode.check_room(lm.model, lm.tokenizer, ids)
     found: list[np.ndarray] = [np.empty(0)] * len(ids)
     for batch in tqdm(list(batches(ids, batch_size)), "hidden states", mininterval=5):
-        padded = lm.tokenizer.pad({"input_ids": [ids[i] for i in batch]}, padding_side="left", return_tensors="pt")
-        mask = padded.attention_mask
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        inputs = {name: value.to(lm.model.device) for name, value in padded.items()}
+        inputs = decode.pad(lm.tokenizer, [ids[i] for i in batch]).to(lm.model.device)
         with torch.inference_mode():
             output = lm.model(
                 **inputs,
-                position_ids=positions.to(lm.model.device),
+                position_ids=(inputs.attention_mask.cumsum(1) - 1).clamp(min=0),
                 output_hidden_states=True,
                 use_cache=False,
                 logits_to_keep=1,

@@ -55,8 +55,8 @@ TRAINING: dict[str, Any] = {
     "warmup_steps": 0.05,
     "per_device_train_batch_size": 8,
     "save_steps": 0.5,
+    "activation_checkpointing": False,  # which saves memory that no machine lacks here
 }
-TRAINING |= {"activation_checkpointing": False}  # which saves memory that no machine lacks here
 
 
 def train(setting: dict[str, Any], folder: Path) -> Path:
