@@ -16,9 +16,8 @@ arm                of each triple                          the paper's safety da
 ``dpo``            one pair, r chosen and r̂ rejected       3K pairs, for one epoch after vanilla
 ================== ======================================= ===================================
 
-Three more go beyond that. ``vanilla_paper`` and ``derta_paper`` are the same arms on the paper's recipe of helpful
-data: no benign twins, and ten ordinary instructions per safety instance. ``derta_words`` is an extension: the RTO label
-of each position is drawn from `derta.models.REFUSAL_WORDS`, against an attacker who forbids one.
+One more is an extension: ``derta_words`` draws the RTO label of each position from `derta.models.REFUSAL_WORDS`,
+against an attacker who forbids one.
 
 A row that two arms have in common has the same prefix length and the same label dropout in both.
 """
@@ -43,12 +42,8 @@ ARMS = {
     "derta": ("prefix", "rto"),
     "recaug": ("prefix", "prefix"),
     "dpo": ("pair",),
-    "vanilla_paper": ("safety", "again"),
-    "derta_paper": ("prefix", "rto"),
     "derta_words": ("prefix", "rto_words"),
 }
-# The arms on the paper's recipe of helpful data.
-PAPER_RECIPE = tuple(arm for arm in ARMS if arm.endswith("_paper"))
 
 
 @dataclass

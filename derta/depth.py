@@ -80,18 +80,19 @@ def next_refusals(lm: LM, prompts: Sequence[Prompt], *, batch_size: int) -> np.n
 
 
 def curve(probabilities: np.ndarray) -> list[dict]:
-    """Average the probabilities by position, with a 95 % interval over the rows (behaviours).
+    """Average the probabilities by position, with a 95 % interval over seeds and rows (behaviours).
 
     Args:
-        probabilities: shape [rows, positions], NaN where a row has no such position.
+        probabilities: shape [seeds, rows, positions] or [rows, positions], NaN where a row has no such position.
 
     Returns:
         One dict per position with `position` (from 1), `n`, `mean`, `low` and `high`; the last three are fractions.
     """
     points = []
-    for t in range(probabilities.shape[1]):
-        values = probabilities[:, t][~np.isnan(probabilities[:, t])]
-        if len(values):
+    for t in range(probabilities.shape[-1]):
+        values = np.atleast_2d(probabilities[..., t])
+        values = values[:, ~np.isnan(values).any(0)]
+        if values.size:
             mean, low, high, _ = stats.crossed(values, (0, 1))
-            points.append({"position": t + 1, "n": len(values), "mean": mean, "low": low, "high": high})
+            points.append({"position": t + 1, "n": values.shape[1], "mean": mean, "low": low, "high": high})
     return points

@@ -1,6 +1,6 @@
 """Attacks → completions → verdicts → tables."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def attack(
     *,
     requests: Sequence[Request] | None = None,
     controls: Sequence[Request] | None = None,
-    limit: int | Mapping[str, int] | None = None,
+    limit: int | Mapping[str, int | None] | None = None,
     max_new_tokens: int = 256,
     batch_size: int = 32,
 ) -> pd.DataFrame:
@@ -151,6 +151,33 @@ def verdicts(
             f"{Path(run) / folder}: holds no verdicts of these models and attacks; run the attacks first"
         )
     return pd.DataFrame(rows)
+
+
+def positions(
+    run: Path | str, tuned: Iterable[tuple[str, int]], names: Iterable[str | Attack], length: Callable[[str], int]
+) -> pd.DataFrame:
+    """Find where the refusals of a run begin in the model's own words (arXiv 2407.09121, Table 1 and Figure 4).
+
+    Args:
+        tuned, names: see `verdicts`.
+        length: the length of a text, in tokens.
+
+    Returns:
+        The rows of `verdicts` with `position`, the token (from 1) with which the refusal begins, NaN where there is
+        none, and with `new_tokens` and `finish_reason` of the answer.
+    """
+    found = verdicts(run, tuned, names)
+    answers: dict[tuple[str, int, str], dict[str, Any]] = {}
+    for key, group in found.groupby(["arm", "seed", "attack", "control"]):
+        arm, seed, attack, control = key
+        path = Path(run) / "completions" / label(arm, seed) / f"{file_name(attack, control)}.jsonl"
+        asked = set(group.case_id)
+        answers |= {(arm, seed, row["case_id"]): row for row in read_jsonl(path) if row["case_id"] in asked}
+    own = [answers[key] for key in zip(found.arm, found.seed, found.case_id, strict=True)]
+    starts = zip(own, found.refused, found.start, strict=True)
+    begun = [length(row["completion"][: int(start)]) + 1 if refused else None for row, refused, start in starts]
+    ends = {name: [row[name] for row in own] for name in ("new_tokens", "finish_reason")}
+    return found.assign(position=pd.Series(begun, found.index, float), **ends)
 
 
 def rates(verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -41,7 +41,9 @@ def _arrays(verdicts: pd.DataFrame) -> dict[str, np.ndarray]:
 
     Those of the twins end in ``_twin``; those of scores are there only if all of them are.
     """
-    cells = verdicts.assign(unsafe=verdicts.verdict == "unsafe", unscored=verdicts.verdict == "unscored")
+    judged = verdicts.verdict.notna()  # a classifier (`derta.probe`) has no answers to judge
+    sides = {name: (verdicts.verdict == name).where(judged) for name in ("unsafe", "unscored")}
+    cells = verdicts.assign(**sides)
     present = [
         name for name in ("refused", "unsafe", "unscored", "score") if name in cells and cells[name].notna().all()
     ]
@@ -114,3 +116,25 @@ def differences(verdicts: pd.DataFrame, pairs: Sequence[tuple[str, str]], names:
     found = pd.DataFrame(rows)
     found["p_holm"] = found.groupby(["split", "measure"]).p.transform(lambda p: stats.holm(p.tolist()))
     return found
+
+
+def begun(positions: pd.DataFrame, tokens: Sequence[int]) -> pd.DataFrame:
+    """Compute which share of all answers has refused at or before a token, as in Figure 4 of arXiv 2407.09121.
+
+    Args:
+        positions: see `derta.evaluate.positions`.
+        tokens: the tokens of interest, from 1.
+
+    Returns:
+        Per arm, split, attack, depth, `control` and `token`: `seeds`, `n` (behaviours), `mean`, `low`, `high`, as
+        fractions.
+    """
+    rows = []
+    for key, group in positions.groupby(["arm", *KEYS, "control"], sort=False):
+        wide = group.assign(at=group.position.fillna(np.inf)).pivot(index="behaviour_id", columns="seed", values="at")
+        at = wide.dropna().to_numpy().T
+        about = dict(zip(["arm", *KEYS, "control"], key, strict=True)) | {"seeds": len(at), "n": at.shape[1]}
+        for token in tokens:
+            mean, low, high, _ = stats.crossed(at <= token, (0, 1))
+            rows.append(about | {"token": token, "mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)

@@ -112,11 +112,11 @@ def read_questions(path: Path | str) -> list[Request]:
     return asked
 
 
-def spread(requests: Sequence[Request], limit: int | Mapping[str, int] | None) -> list[Request]:
+def spread(requests: Sequence[Request], limit: int | Mapping[str, int | None] | None) -> list[Request]:
     """Select at most `limit` of `requests` per split, spread evenly over them and so over their categories.
 
     Args:
-        limit: the number for every split, or by split; a split that is not named has none.
+        limit: the number for every split, or by split; None for all. A split that is not named has none.
     """
     found = []
     for split in dict.fromkeys(request.split for request in requests):

@@ -35,3 +35,11 @@ def test_the_curve_counts_only_rows_that_reach_a_position():
     assert [(p["position"], p["n"]) for p in points] == [(1, 2), (2, 1)]
     assert points[0]["mean"] == pytest.approx(0.3)
     assert points[0]["low"] <= 0.3 <= points[0]["high"]
+
+
+def test_the_curve_of_several_seeds_takes_their_behaviours_as_the_same():
+    both = np.array([[[0.2, 0.4], [0.4, np.nan]], [[0.6, 0.8], [0.8, np.nan]]])
+    first, second = depth.curve(both)
+    assert (first["n"], second["n"]) == (2, 1)
+    assert first["mean"] == pytest.approx(0.5)
+    assert second["mean"] == pytest.approx(0.6)

@@ -225,3 +225,14 @@ def test_an_answer_to_no_request_is_named(tmp_path):
     path.write_text(to_jsonl([{"case_id": "a/direct", "behaviour_id": "a"} | about | {"completion": None}]))
     with pytest.raises(ValueError, match=r"direct\.jsonl, row 1: completion is of type NoneType"):
         evaluate.judged(path, ATTACKS["direct"], [Request("a", "own", "Why?", "Why?")])
+
+
+def test_the_place_of_a_refusal_is_counted_in_the_models_own_words(tmp_path):
+    late = "First, take the tram. Sorry, I can't help with that."
+    evaluate.attack(Model(late), "prefill", tmp_path, "derta-s0", limit=3)
+    found = evaluate.positions(tmp_path, [("derta", 0)], ["prefill", "direct"], lambda text: len(text.split()))
+    assert found.position.tolist() == [5] * 6
+    assert set(found.finish_reason) == {"stop"}
+    evaluate.attack(Model(HELP), "prefill", tmp_path, "derta-s0", limit=3)
+    found = evaluate.positions(tmp_path, [("derta", 0)], ["prefill"], lambda text: len(text.split()))
+    assert found.position.isna().all()

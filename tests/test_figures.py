@@ -1,10 +1,11 @@
 """Figures: files, and what may be printed."""
 
 import csv
+import json
 
 import pytest
 
-from derta import figures
+from derta import figures, plots
 from derta.attacks import ATTACKS
 
 
@@ -22,15 +23,17 @@ def test_depth_figure_is_drawn_and_saved_with_its_data(folder):
         for kind in ("harmful", "benign")
         for t in (1, 2)
     ]
-    figure = figures.refusal_depth(curves, "tiny")
+    figure = plots.refusal_depth(curves, "tiny")
     assert [len(ax.lines) for ax in figure.axes] == [2, 2]
     assert list(figure.axes[0].lines[0].get_ydata()) == [25, 25]
     figures.save(figure, curves, "refusal_depth", "test")
     first = (folder / "refusal_depth.pdf").read_bytes()
     with (folder / "refusal_depth.csv").open() as file:
         assert [float(row["mean"]) for row in csv.DictReader(file)] == [0.25] * 8
-    figures.save(figures.refusal_depth(curves, "tiny"), curves, "refusal_depth", "test")
+    figures.save(plots.refusal_depth(curves, "tiny"), curves, "refusal_depth", "test", seeds=[3])
     assert (folder / "refusal_depth.pdf").read_bytes() == first
+    facts = json.loads((folder / "refusal_depth.json").read_text())
+    assert (facts["profile"], facts["seeds"]) == ("test", [3])
 
 
 def test_attack_figure_shows_every_arm_twice_and_its_selectivity_once():
@@ -39,11 +42,40 @@ def test_attack_figure_shows_every_arm_twice_and_its_selectivity_once():
         point |= {name: 0.5, f"{name}_low": 0.2, f"{name}_high": 0.8}
     rows = [{"arm": arm, "attack": name} | point for arm in ("vanilla", "derta") for name in ("direct", "prefill")]
     labels = {name: attack.label for name, attack in ATTACKS.items()}
-    upper, lower = figures.refusals_by_attack(rows, labels, "tiny").axes
+    upper, lower = plots.refusals_by_attack(rows, labels, "tiny").axes
     assert len(upper.containers) == 4
     assert len(lower.containers) == 2
     assert [label.get_text() for label in upper.get_xticklabels()] == ["Direct\nquestion", "Prefilled\nstart"]
     assert [label.get_text() for label in lower.get_xticklabels()] == ["Direct\nquestion\n(4)", "Prefilled\nstart\n(4)"]
+
+
+def test_discrimination_figure_leaves_out_what_was_not_measured():
+    rows = []
+    for arm in ("vanilla", "derta", "words"):
+        row = {"arm": arm, "attack": "direct", "n": 4}
+        for name in ("auroc", "ordered", "selectivity"):
+            row |= {name: 0.5, f"{name}_low": 0.25, f"{name}_high": 0.8}
+        rows.append(row)
+    rows[1]["auroc"] = float("nan")
+    axes = plots.discrimination(rows, {"direct": "Direct\nquestion"}, "tiny").axes
+    assert [len(ax.containers) for ax in axes] == [2, 3, 3]
+    (point, _, (bar,)) = axes[1].containers[0]
+    assert list(point.get_xdata()) == [50]
+    assert [x for x, _ in bar.get_segments()[0]] == pytest.approx([25, 80])
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["vanilla", "DeRTa", "bag of words"]
+
+
+def test_refusals_by_token_are_drawn_for_both_sides():
+    tokens = range(1, 65)
+    rows = [
+        {"arm": arm, "attack": "direct", "control": control, "token": t, "n": 4, "mean": t / 64, "low": 0, "high": 1}
+        for arm in ("vanilla", "derta")
+        for control in (False, True)
+        for t in tokens
+    ]
+    (ax,) = plots.refusals_begin(rows, {"direct": "Direct\nquestion"}, "tiny").axes
+    assert [list(line.get_xdata()) for line in ax.lines] == [list(tokens)] * 4
+    assert ax.lines[0].get_ydata()[31] == 50
 
 
 def test_unsafe_text_is_masked_unless_asked_for():

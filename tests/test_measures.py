@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from derta.measures import differences, measure
+from derta.measures import begun, differences, measure
 
 
 def rows(arm, refused, twin, seed=0, scores=None, **more):
@@ -79,3 +79,28 @@ def test_differences_are_paired_and_adjusted_within_a_family():
     assert 0.3 < first.low < first.difference < first.high < 1
     assert first.p_holm == pytest.approx(2 * first.p)
     assert table.difference[1] == pytest.approx(-first.difference)
+
+
+def test_a_classifier_is_measured_without_answers():
+    scores = {False: [0.9, 0.6, 0.2], True: [0.8, 0.1, 0.3]}
+    judged = [row | {"verdict": None} for row in rows("probe", "110", "100", scores=scores)]
+    judged += rows("derta", "111", "000", scores=scores)
+    table = measure(pd.DataFrame(judged)).set_index("arm")
+    assert (table.selectivity["probe"], table.auroc["probe"]) == pytest.approx((1 / 3, 6 / 9))
+    assert np.isnan(table.asr["probe"])
+    assert table.asr["derta"] == 0
+
+
+def test_the_share_that_has_refused_grows_with_the_tokens():
+    at = {0: [1, 5, None, 40], 1: [1, 6, None, None]}
+    located = [
+        rows("derta", "1", "", seed)[0] | {"behaviour_id": f"b{i}", "position": position}
+        for seed, found in at.items()
+        for i, position in enumerate(found)
+    ]
+    table = begun(pd.DataFrame(located), [1, 5, 64])
+    assert table.token.tolist() == [1, 5, 64]
+    assert table["mean"].tolist() == pytest.approx([2 / 8, 3 / 8, 5 / 8])
+    assert set(table.n) == {4}
+    assert set(table.seeds) == {2}
+    assert (table.low <= table["mean"]).all()

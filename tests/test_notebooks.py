@@ -87,13 +87,18 @@ def test_every_notebook_ran_and_left_the_files_of_the_contract(smoke, checkout):
         "prefill_depth",
     }
     assert {row["arm"] for row in rows} == {"base", "vanilla", "derta"}
+    assert {row["arm"] for row in measured} == {"base", "vanilla", "derta", "words", "probe"}
     rows = rows_of(smoke / "results" / "depth.csv")
-    assert list(rows[0]) == "model arm seed kind position n mean low high".split()
+    assert list(rows[0]) == "model arm split kind seeds position n mean low high".split()
     figures = checkout / "figures" / "smoke"
-    for name in ("refusal_depth", "attacks", "prefill_depth"):
-        for kind in ("pdf", "png", "csv"):
+    drawn = ["refusal_depth", "attacks", "prefill_depth", "refusals_begin", "discrimination"]
+    tables = ["measures", "differences", "probe", "asr"]
+    for name in (*drawn, *tables):
+        for kind in ("pdf", "png", "csv") if name in drawn else ("csv",):
             assert (figures / f"{name}.{kind}").stat().st_size > 0
-    assert json.loads((figures / "provenance.json").read_text())["commit"]
+        facts = json.loads((figures / f"{name}.json").read_text())
+        assert facts["commit"]
+        assert set(facts["models"]) == {f"{arm}-s{seed}" for arm in ("vanilla", "derta") for seed in (0, 1)}
 
 
 @pytest.mark.slow
@@ -211,7 +216,7 @@ def test_publishing_puts_outputs_into_the_sources_and_leaves_their_cells(smoke, 
         after = nbformat.read(path, 4)
         assert [cell.source for cell in after.cells] == [cell.source for cell in before[path.name].cells]
         assert any(cell.get("outputs") for cell in after.cells)
-    assert (tmp_path / "figures" / "smoke" / "provenance.json").is_file()
+    assert (tmp_path / "figures" / "smoke" / "attacks.json").is_file()
 
 
 @pytest.fixture

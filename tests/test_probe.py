@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from derta import corpus, probe, stats
-from derta.generate import Prompt, user
+from derta.generate import Case, Prompt, user
+from derta.material import embedded_material
+from derta.measures import measure
 
 
 def test_words_hardly_tell_close_pairs_apart_and_loose_ones_well():
@@ -47,3 +49,30 @@ def test_a_linear_probe_finds_what_a_layer_holds_and_nothing_in_noise():
     noise, layer = stats.auroc(*scores).mean(-1)
     assert noise == pytest.approx(0.5, abs=0.06)
     assert layer == pytest.approx(0.92, abs=0.04)  # two standard deviations apart
+
+
+def test_a_probe_is_fitted_on_the_questions_and_on_beginnings_of_their_answers():
+    material = embedded_material(8, 8, 0, 0, seed=0, close=4)
+    harmful, benign = probe.training_prompts(material, 0)
+    assert probe.training_prompts(material, 0) == (harmful, benign)
+    assert len(harmful) == len(benign) == 16
+    texts = {triple.query: triple.harmful for triple in material.triples}
+    for prompt, twin in zip(harmful, benign, strict=True):
+        assert texts[prompt.messages[0]["content"]].startswith(prompt.start)
+        assert len(prompt.start.split(" ")) == len(twin.start.split(" "))
+    assert sum(prompt.start == "" for prompt in harmful) == 8
+    with pytest.raises(ValueError, match="draw at least as many twins as triples"):
+        probe.training_prompts(embedded_material(8, 7, 0, 0, seed=0), 0)
+
+
+def test_a_classifier_refuses_above_one_half_and_is_measured_like_a_model():
+    pair = corpus.behaviours("choice")[:2]
+    cases = [
+        [Case(f"{b.id}/{control}", b.id, "direct", control, 0, user(b.harmful)) for b in pair]
+        for control in (False, True)
+    ]
+    judged = probe.verdicts("words", 0, cases, (np.array([0.9, 0.4]), np.array([0.6, 0.1])))
+    assert judged.refused.tolist() == [True, False, True, False]
+    assert set(judged.split) == {"choice"}
+    (found,) = measure(judged).to_dict("records")
+    assert (found["selectivity"], found["ordered"], found["auroc"]) == (0, 1, 0.75)

@@ -11,12 +11,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from derta import settings
-from derta.arms import ARMS, PAPER_RECIPE
+from derta.arms import ARMS
 from derta.attacks import ATTACKS
 from derta.runs import CHECKOUT
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
+# What a variant may have other than the profile's (`derta.material.embedded_material`).
+MATERIAL = ("triples", "close", "twins", "plain", "instructions")
 
 
 class PairBudget(BaseModel):
@@ -39,15 +41,6 @@ class AutoDANBudget(BaseModel):
     generations: Count
 
 
-class PaperRecipe(BaseModel):
-    """The helpful data of the arms that follow the paper: no benign twins, ordinary instructions only."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    triples: Positive
-    instructions: Positive
-
-
 class Profile(BaseModel):
     """The values of a profile; each notebook takes the ones that it has a parameter for.
 
@@ -57,7 +50,8 @@ class Profile(BaseModel):
             label dropout and the order of the rows.
         data: ``embedded``, or ``released`` for the authors' own training files.
         triples, close, twins, plain, instructions: see `derta.material.embedded_material`.
-        paper_recipe: the material of the arms that follow the paper's recipe; null without such arms.
+        variants: further arms under names of their own, each with the `arm` that it is, and with what its material has
+            other than the profile's: some of `MATERIAL`.
         epochs, rto_dropout, max_length, prefix_unit, batch_size: see `derta.encode.DatasetSettings`.
         sft, dpo, peft, frozen_layers: see `derta.training.train`; `dpo` and `peft` add to `sft`.
         accelerate: a file in ``notebooks/params/accelerate``, or empty for one process.
@@ -82,7 +76,7 @@ class Profile(BaseModel):
     twins: Count
     plain: Count
     instructions: Count
-    paper_recipe: PaperRecipe | None
+    variants: dict[str, dict[str, Count | str | None]]
     epochs: Positive
     rto_dropout: Annotated[float, Field(ge=0, lt=1)]
     max_length: Annotated[int, Field(ge=16, strict=True)]
@@ -103,13 +97,23 @@ class Profile(BaseModel):
     generation_batch_size: Positive
     depth_positions: Positive
 
+    @field_validator("variants")
+    @classmethod
+    def _of_known_arms(cls, values: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, variant in values.items():
+            if name in ARMS:
+                raise ValueError(f"{name!r} is an arm; give the variant a name of its own")
+            if variant.get("arm") not in ARMS:
+                raise ValueError(f"{name}: its arm is {variant.get('arm')!r}; expected one of {', '.join(ARMS)}")
+            for key, value in variant.items():
+                if key != "arm" and (key not in MATERIAL or isinstance(value, str)):
+                    raise ValueError(f"{name}: {key} is {value!r}; expected a number for some of {', '.join(MATERIAL)}")
+        return values
+
     @field_validator("arms", "seeds", "depths")
     @classmethod
-    def _known_and_once(cls, values: list, info: Any) -> list:
-        known = list(ARMS) if info.field_name == "arms" else values
+    def _once(cls, values: list) -> list:
         for value in values:
-            if value not in known:
-                raise ValueError(f"{value!r} is unknown; expected some of {', '.join(known)}")
             if values.count(value) > 1:
                 raise ValueError(f"{value!r} is listed twice")
         return values
@@ -124,14 +128,19 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _trainable(self) -> "Profile":
+        if unknown := [arm for arm in self.arms if arm not in ARMS and arm not in self.variants]:
+            raise ValueError(f"{unknown[0]!r} is unknown; expected some of {', '.join((*ARMS, *self.variants))}")
         if "dpo" in self.arms and "vanilla" not in self.arms[: self.arms.index("dpo")]:
             raise ValueError("dpo starts from vanilla: put vanilla before dpo in arms")
         if not {"vanilla", "derta"} <= set(self.arms):
             raise ValueError("arms needs vanilla and derta: the notebooks compare them")
-        if self.paper_recipe is None and (lone := [arm for arm in self.arms if arm in PAPER_RECIPE]):
-            raise ValueError(f"arms has {lone[0]}, which needs a paper_recipe")
-        if self.close is not None and self.close > self.triples:
-            raise ValueError(f"close is {self.close}, but there are only {self.triples} triples")
+        if self.data == "released" and self.variants:
+            raise ValueError("variants draw other material from the embedded corpus, and data is released")
+        for name, changes in {"": {}, **self.variants}.items():
+            close, triples = (changes.get(key, getattr(self, key)) for key in ("close", "triples"))
+            if close is not None and close > triples:
+                where = f"variants: {name}: " if name else ""
+                raise ValueError(f"{where}close is {close}, but there are only {triples} triples")
         if "seed" in self.sft | self.dpo:
             raise ValueError("a seed belongs into seeds, not into sft or dpo")
         for section, pairs, values in (("sft", False, self.sft), ("dpo", True, self.sft | self.dpo)):

@@ -1,0 +1,244 @@
+"""The figures of the notebooks: tables → matplotlib figures, in the style of `derta.figures`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from derta.figures import ARM_STYLE, STYLE
+
+
+def refusal_depth(curves: Sequence[dict], model: str) -> Figure:
+    """Plot the mean P(refusal token) by response position, along harmful responses and along those of the benign twins.
+
+    Args:
+        curves: rows of `results/depth.csv`: `arm`, `kind`, `position`, `n`, `mean`, `low`, `high` (fractions).
+    """
+    titles = {"harmful": "Along harmful responses", "benign": "Along benign twins' responses"}
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.1), sharey=True, layout="constrained")
+        for ax, (kind, title) in zip(axes, titles.items(), strict=True):
+            for arm, style in ARM_STYLE.items():
+                points = [row for row in curves if row["arm"] == arm and row["kind"] == kind]
+                if not points:
+                    continue
+                x = [row["position"] for row in points]
+                ax.plot(x, [100 * row["mean"] for row in points], markevery=8, markersize=4, lw=1.4, **style)
+                low, high = [100 * row["low"] for row in points], [100 * row["high"] for row in points]
+                ax.fill_between(x, low, high, color=style["color"], alpha=0.2, lw=0)
+            n = max((row["n"] for row in curves if row["kind"] == kind), default=0)
+            ax.set(title=f"{title} (n = {n})", xlabel="position t in the response (tokens)", ylim=(-2, 102))
+        axes[0].set_ylabel("P(refusal token), percent")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        figure.suptitle(f"Refusal depth, {model}: mean and 95 % interval over behaviours", fontsize=9)
+    return figure
+
+
+def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str) -> Figure:
+    """Plot the refusals of harmful requests and of their benign twins by attack, and the difference.
+
+    Args:
+        rows: rows of `evaluate.selectivity`, one per arm and attack.
+        labels: labels of the attacks, in their order.
+    """
+    attacks = [name for name in labels if any(row["attack"] == name for row in rows)]
+    arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
+    with plt.rc_context(STYLE):
+        figure, (upper, lower) = plt.subplots(2, 1, figsize=(8.4, 6), layout="constrained", height_ratios=(3, 2))
+        step = 0.78 / len(arms)
+        for place, arm in enumerate(arms):
+            shift = (place - (len(arms) - 1) / 2) * step
+            points = {row["attack"]: row for row in rows if row["arm"] == arm}
+            shown = [(i, points[name]) for i, name in enumerate(attacks) if name in points]
+            style: dict[str, Any] = ARM_STYLE[arm] | {"ls": "none", "ms": 4.5, "capsize": 1.5, "lw": 1}
+            for ax, field, move, suffix in (
+                (upper, "harmful", -0.15 * step, ", harmful"),
+                (upper, "benign", 0.15 * step, ", benign twin"),
+                (lower, "selectivity", 0.0, ""),
+            ):
+                y = [100 * point[field] for _, point in shown]
+                look = style | {"label": style["label"] + suffix} | ({"mfc": "white"} if field == "benign" else {})
+                ax.errorbar([i + shift + move for i, _ in shown], y, yerr=_bars([p for _, p in shown], field), **look)
+        upper.set(title="Refused: harmful requests and their benign twins", ylabel="percent", ylim=(-3, 103))
+        lower.set(title="Selectivity: refused harmful − refused twin", ylabel="percentage points")
+        lower.axhline(0, color="#888888", lw=0.8)
+        for ax in (upper, lower):
+            ax.set_xticks(range(len(attacks)), [labels[name] for name in attacks])
+            ax.grid(axis="x", visible=False)
+        figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(arms), 4))
+        lower.set_xticks(range(len(attacks)), [f"{labels[name]}\n({_pairs(rows, name)})" for name in attacks])
+        figure.suptitle(
+            f"Attacks on {model}: unseen behaviours and phrasings; in brackets, pairs per model\n"
+            "95 % intervals over seeds and behaviours",
+            fontsize=9,
+        )
+    return figure
+
+
+def _bars(points: Sequence[dict], field: str) -> tuple[list[float], list[float]]:
+    """Return how far, in percent, the interval of `field` reaches below and above it."""
+    # A bound may differ from the estimate by a rounding error on the wrong side.
+    below = [max(0.0, 100 * (point[field] - point[f"{field}_low"])) for point in points]
+    above = [max(0.0, 100 * (point[f"{field}_high"] - point[field])) for point in points]
+    return below, above
+
+
+def _flat(label: str) -> str:
+    """Return an attack's label on one line."""
+    return label.replace("-\n", "").replace("\n", " ")
+
+
+def _pairs(rows: Sequence[dict], attack: str) -> str:
+    """Return how many pairs the arms have in an attack."""
+    found = sorted({row["n"] for row in rows if row["attack"] == attack})
+    return f"{found[0]}" if len(found) == 1 else f"{found[0]}–{found[-1]}"
+
+
+def discrimination(rows: Sequence[dict], labels: dict[str, str], model: str) -> Figure:
+    """Plot by arm how well harmful requests are told from their twins: in their order, and in what is refused.
+
+    Args:
+        rows: rows of `derta.measures.measure`, one per arm and attack.
+        labels: labels of the attacks, in their order.
+    """
+    # The title, the scale and the value by chance of each measure.
+    columns = {
+        "auroc": ("AUROC of P(refusal)", 1, 0.5),
+        "ordered": ("pairs in the right order, %", 100, 50),
+        "selectivity": ("refused harmful − twin, points", 100, 0),
+    }
+    arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
+    size = (8.4, 0.19 * len(arms) * len(labels) + 1.1)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(labels), len(columns), figsize=size, sharex="col", sharey=True, layout="constrained", squeeze=False
+        )
+        for line, (attack, label) in zip(axes, labels.items(), strict=True):
+            points = {row["arm"]: row for row in rows if row["attack"] == attack}
+            for ax, (field, (_, scale, chance)) in zip(line, columns.items(), strict=True):
+                for y, arm in enumerate(arms):
+                    value = points.get(arm, {}).get(field)
+                    if value is None or np.isnan(value):
+                        continue
+                    bars = np.array(_bars([points[arm]], field)) * scale / 100
+                    look = ARM_STYLE[arm] | {"ls": "none", "ms": 4, "capsize": 1.5, "lw": 1}
+                    ax.errorbar([scale * value], [y], xerr=bars, **look)
+                ax.axvline(chance, color="#888888", lw=0.8)
+                ax.set(ylim=(len(arms) - 0.4, -0.6))
+            line[0].set_yticks(range(len(arms)), [ARM_STYLE[arm]["label"] for arm in arms])
+            line[0].set_ylabel(_flat(label))
+        for ax, (title, *_) in zip(axes[-1], columns.values(), strict=True):
+            ax.set_xlabel(title)
+        n = max(row["n"] for row in rows)
+        figure.suptitle(f"Harm told from its twin on {model}: {n} pairs, 95 % intervals, line: by chance", fontsize=9)
+    return figure
+
+
+def refusals_begin(rows: Sequence[dict], labels: dict[str, str], model: str) -> Figure:
+    """Plot the share of answers that have refused by token, as a staircase, for harmful requests and their twins.
+
+    Args:
+        rows: rows of `derta.measures.begun`.
+        labels: labels of the attacks, in their order.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(labels), figsize=(8.4, 3), sharey=True, layout="constrained", squeeze=False)
+        for ax, (attack, label) in zip(axes[0], labels.items(), strict=True):
+            for arm, style in ARM_STYLE.items():
+                for control, line in ((False, "-"), (True, ":")):
+                    asked = (arm, attack, control)
+                    points = [row for row in rows if (row["arm"], row["attack"], row["control"]) == asked]
+                    if not points:
+                        continue
+                    x = [row["token"] for row in points]
+                    named = {"label": style["label"] + (", benign twin" if control else ", harmful")}
+                    look = style | named | {"ls": line, "markevery": [0, 4, len(x) - 1], "ms": 4, "lw": 1.3}
+                    ax.step(x, [100 * row["mean"] for row in points], where="post", **look)
+                    low, high = ([100 * row[end] for row in points] for end in ("low", "high"))
+                    ax.fill_between(x, low, high, step="post", color=style["color"], alpha=0.12, lw=0)
+            n = max(row["n"] for row in rows if row["attack"] == attack)
+            ax.set(
+                title=f"{_flat(label)} (n = {n})",
+                xlabel="token of the model's own answer",
+                ylim=(-2, 102),
+                xscale="log",
+            )
+            ax.set_xticks([1, 5, 20, 64], [1, 5, 20, 64])
+            ax.minorticks_off()
+        axes[0][0].set_ylabel("have refused, percent")
+        handles, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=len(names) // 2)
+        figure.suptitle(f"Where refusals begin, {model}: share of all answers, 95 % intervals", fontsize=9)
+    return figure
+
+
+def prefill_depth(rows: Sequence[dict], model: str) -> Figure:
+    """Plot refusals by the number of response tokens before the model's own, and their difference.
+
+    Args:
+        rows: rows of `evaluate.selectivity`, one per arm and depth.
+    """
+    panels = {
+        "harmful": "After harmful responses",
+        "benign": "After benign twins' responses",
+        "selectivity": "Selectivity",
+    }
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 3, figsize=(8.4, 3), layout="constrained")
+        arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
+        depths = sorted({row["depth"] for row in rows})
+        for ax, (field, title) in zip(axes, panels.items(), strict=True):
+            for place, arm in enumerate(arms):
+                points = sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["depth"])
+                x = [depths.index(point["depth"]) + 0.06 * (place - (len(arms) - 1) / 2) for point in points]
+                y = [100 * point[field] for point in points]
+                ax.errorbar(x, y, yerr=_bars(points, field), **ARM_STYLE[arm] | {"lw": 1.1, "ms": 4, "capsize": 1.5})
+            ax.set(title=title, xlabel="tokens of the response given")
+            ax.set_xticks(range(len(depths)), depths)
+        for ax in axes[:2]:
+            ax.set(ylabel="refused, percent", ylim=(-3, 103))
+        axes[2].set(ylabel="percentage points")
+        axes[2].axhline(0, color="#888888", lw=0.8)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        n = max(row["n"] for row in rows)
+        figure.suptitle(f"Prefilled replies on {model}: n = {n} pairs, 95 % intervals", fontsize=9)
+    return figure
+
+
+def labels_by_token(rows: dict[str, list[tuple[str, str]]], width: int = 112) -> Figure:
+    """Show rows of an arm's dataset, token by token, coloured by the kind of label.
+
+    Args:
+        rows: title → (token text, ``""`` for no label, ``"token"`` or ``"refusal"``) per token.
+        width: characters per line.
+    """
+    colours = {"": "#E8E8E8", "token": "#9ECAE9", "refusal": "#F2A65A"}
+    names = {"": "no label", "token": "label: the token itself", "refusal": "label: the refusal token"}
+    lines: list[tuple[str, list[tuple[int, str, str]]]] = []
+    for title, tokens in rows.items():
+        line: list[tuple[int, str, str]] = []
+        column, head = 0, title
+        for text, label in tokens:
+            if column + len(text) > width:
+                lines.append((head, line))
+                line, column, head = [], 0, ""
+            line.append((column, text, label))
+            column += len(text)
+        lines.append((head, line))
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(9, 0.19 * (len(lines) + 0.6 * len(rows)) + 0.4), layout="constrained")
+        y = 0.0
+        for head, line in lines:
+            y -= 1.6 if head else 1
+            ax.text(-1, y, head, ha="right", va="center", fontsize=8)
+            for column, text, label in line:
+                ax.add_patch(Rectangle((column, y - 0.42), len(text) - 0.12, 0.84, color=colours[label], lw=0))
+                ax.text(column, y, text, va="center", family="monospace", fontsize=6.4, parse_math=False)
+        ax.set(xlim=(-16, width), ylim=(y - 0.6, -0.8))
+        ax.axis("off")
+        handles = [Patch(color=colours[label], label=names[label]) for label in names]
+        figure.legend(handles=handles, loc="outside upper center", ncols=3)
+    return figure
