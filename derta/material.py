@@ -77,8 +77,10 @@ def embedded_material(
     rows = _rounds(responses("harmful-train"), rng)
     if close is not None:
         kinds = {kind: [row for row in rows if known[row.behaviour_id].twin == kind] for kind in ("close", "loose")}
-        chosen = _take(kinds["close"], close, "close triples")
-        rows = rng.sample([*chosen, *_take(kinds["loose"], triples - close, "loose triples")], triples)
+        chosen = [*_take(kinds["close"], close, "close triples")]
+        chosen += _take(kinds["loose"], triples - close, "loose triples")
+        first = {row.id for row in chosen}
+        rows = [*rng.sample(chosen, triples), *(row for row in rows if row.id not in first)]
     forms = phrasings("train") + phrasings("reworded")
     asked, again = {}, {}
     for row in rows:

@@ -79,5 +79,9 @@ def test_close_triples_are_as_many_as_asked_for_and_two_seeds_differ():
         assert len(counts[seed]) == 60
         assert len(counts[seed] & close) == 45
     assert len(counts[0] & counts[1]) < 15
+    material = embedded_material(triples=4, twins=9, plain=0, instructions=0, seed=0, close=1)
+    twins = {example.id.replace("-b", "-h") for example in material.helpful}
+    assert len(twins) == 9
+    assert {triple.id for triple in material.triples} < twins
     with pytest.raises(ValueError, match=r"9000 close triples asked for, but the corpus holds \d+"):
         embedded_material(triples=9000, twins=0, plain=0, instructions=0, seed=0, close=9000)

@@ -1,0 +1,129 @@
+"""Fill the numbers of the README: ``python -m tools.readme``.
+
+What stands between the marks ``<!-- numbers -->`` and ``<!-- /numbers -->`` is made from the tables in ``figures/`` and
+their provenance, of the profile `study` where it has been run, otherwise of `small`. `tests/test_readme.py` checks that
+it is up to date.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from derta.attacks import ATTACKS
+from derta.figures import ARM_STYLE
+from derta.runs import CHECKOUT
+
+MARKS = ("<!-- numbers -->", "<!-- /numbers -->")
+SPLIT = "test"
+PLACES = ("direct", "prefill", "completing")
+# Titles and scales of the measures.
+MEASURES = {
+    "harmful": ("refused", 100),
+    "benign": ("twin refused", 100),
+    "asr": ("unsafe (ASR)", 100),
+    "selectivity": ("selectivity", 100),
+    "auroc": ("AUROC", 1),
+    "ordered": ("in order", 100),
+}
+
+
+def name(attack: str) -> str:
+    """Return an attack's label on one line."""
+    return ATTACKS[attack].label.replace("-\n", "").replace("\n", " ")
+
+
+def cell(mean: float, low: float, high: float, measure: str, sign: str = "") -> str:
+    """Return an estimate with its interval, in the measure's scale."""
+    scale = MEASURES[measure][1]
+    digits = 2 if scale == 1 else 0
+    if pd.isna(mean):
+        return "–"
+    return "{:{s}.{d}f} [{:{s}.{d}f}, {:{s}.{d}f}]".format(*(scale * x for x in (mean, low, high)), s=sign, d=digits)
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def by_attack(table: pd.DataFrame) -> list[str]:
+    """Return what is refused and what is unsafe by attack, for vanilla and DeRTa, in percent."""
+    rows = []
+    for attack in ATTACKS:
+        found = table[(table.attack == attack) & ~table.attack.map(lambda n: bool(ATTACKS[n].depths))]
+        of = found.set_index("arm")
+        if not {"base", "vanilla", "derta"} <= set(of.index) or pd.isna(of.benign["derta"]):
+            continue
+        note = "" if of.asr["base"] >= 0.2 else " †"
+        row = [name(attack) + note, str(of.n["derta"]), f"{100 * of.asr['base']:.0f}"]
+        for arm in ("vanilla", "derta"):
+            row += ["{:.0f} / {:.0f}".format(*(100 * of.loc[arm, ["harmful", "benign"]])), f"{100 * of.asr[arm]:.0f}"]
+        rows.append(row)
+    return markdown(
+        ["", "n", "before: unsafe", "vanilla: refused / twin", "unsafe", "DeRTa: refused / twin", "unsafe"], rows
+    )
+
+
+def by_arm(table: pd.DataFrame) -> list[str]:
+    """Return by arm, in three places, how well harm is told from its twin."""
+    rows = []
+    for arm, style in ARM_STYLE.items():
+        for attack in PLACES:
+            found = table[(table.arm == arm) & (table.attack == attack)]
+            if len(found):
+                (row,) = found.to_dict("records")
+                cells = [
+                    cell(row[m], row[f"{m}_low"], row[f"{m}_high"], m) for m in ("auroc", "ordered", "selectivity")
+                ]
+                rows.append([style["label"], name(attack).lower(), *cells])
+    return markdown(["", "", "AUROC", "pairs in order, %", "refused − twin refused, points"], rows)
+
+
+def differences(table: pd.DataFrame) -> list[str]:
+    """Return DeRTa less vanilla, by split."""
+    chosen = table[(table["first"] == "vanilla") & (table.second == "derta") & table.attack.isin(PLACES)]
+    measures = [m for m in MEASURES if m in set(chosen.measure)]
+    rows = []
+    for (split, attack), group in chosen.groupby(["split", "attack"], sort=False):
+        of = {row.measure: cell(row.difference, row.low, row.high, row.measure, "+") for row in group.itertuples()}
+        rows.append([split, name(attack), *(of.get(m, "–") for m in measures)])
+    return markdown(["split", "", *(MEASURES[m][0] for m in measures)], rows)
+
+
+def block(figures: Path) -> str:
+    """Return what stands between the marks.
+
+    Raises:
+        FileNotFoundError: neither profile has been run.
+    """
+    folder = next((figures / p for p in ("study", "small") if (figures / p / "measures.csv").is_file()), None)
+    if folder is None:
+        raise FileNotFoundError(f"{figures}: holds no measures of study or small; run one of them first")
+    table = pd.read_csv(folder / "measures.csv")
+    made = json.loads((folder / "measures.json").read_text(encoding="utf-8"))
+    seeds = sorted({int(model.rsplit("-s", 1)[1]) for model in made["models"]})
+    tested = table[table.split == SPLIT]
+    lines = [
+        f"Profile `{made['profile']}`, seeds {', '.join(map(str, seeds))}, commit {made['commit']}, {made['machine']}.",
+        "",
+        *by_attack(tested),
+        "",
+        *differences(pd.read_csv(folder / "differences.csv")),
+        "",
+        *by_arm(tested),
+    ]
+    return "\n".join(lines)
+
+
+def fill(readme: str, numbers: str) -> str:
+    """Return the README's text with `numbers` between the marks."""
+    before, _, rest = readme.partition(MARKS[0])
+    after = rest.partition(MARKS[1])[2]
+    return f"{before}{MARKS[0]}\n\n{numbers}\n\n{MARKS[1]}{after}"
+
+
+if __name__ == "__main__":
+    readme = CHECKOUT / "README.md"
+    readme.write_text(fill(readme.read_text(encoding="utf-8"), block(CHECKOUT / "figures")), encoding="utf-8")
