@@ -23,7 +23,7 @@ ARM_STYLE: dict[str, dict[str, str]] = {
     "dpo": {"color": "#000000", "marker": "*", "label": "DPO"},
     "vanilla_paper": {"color": "#0072B2", "marker": "o", "label": "vanilla, the paper's recipe", "mfc": "white"},
     "derta_paper": {"color": "#D55E00", "marker": "D", "label": "DeRTa, the paper's recipe", "mfc": "white"},
-    "derta_loose": {"color": "#D55E00", "marker": "h", "label": "DeRTa, no close pairs", "mfc": "white"},
+    "derta_close": {"color": "#D55E00", "marker": "h", "label": "DeRTa, with close pairs", "mfc": "white"},
     "derta_words": {"color": "#D55E00", "marker": "p", "label": "DeRTa, several words"},
     "reopened": {"color": "#0072B2", "marker": "<", "label": "vanilla, turn opened anew", "mfc": "white"},
     "probe": {"color": "#666666", "marker": "d", "label": "linear probe, before tuning", "mfc": "white"},

@@ -1,5 +1,7 @@
 """Profiles: a bad value is one line, before anything runs."""
 
+import json
+
 import pytest
 import yaml
 
@@ -73,11 +75,18 @@ def test_a_bad_value_is_named_in_one_line(tmp_path, name, value, said):
     assert name in message or "sft (with peft)" in message or "vanilla" in message
 
 
+@pytest.mark.parametrize("profile", ["small", "study"])
+def test_the_settings_are_the_chosen_ones(profile):
+    chosen = json.loads((CHECKOUT / "tools" / "choose.json").read_text(encoding="utf-8"))["setting"]
+    values = profiles.read_profile(profile)
+    assert {name: (values["sft"] | values)[name] for name in chosen} == chosen
+
+
 def test_a_number_may_be_written_as_one_writes_it(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(SMALL).replace("learning_rate: 0.0005", "learning_rate: 5e-4"), encoding="utf-8")
-    assert "5e-4" in path.read_text(encoding="utf-8")
-    assert profiles.check(path)["sft"]["learning_rate"] in ("5e-4", 5e-4)
+    path.write_text(yaml.safe_dump(SMALL).replace("learning_rate: 0.002", "learning_rate: 2e-3"), encoding="utf-8")
+    assert "2e-3" in path.read_text(encoding="utf-8")
+    assert profiles.check(path)["sft"]["learning_rate"] in ("2e-3", 2e-3)
 
 
 def test_no_profile_inherits_a_value(tmp_path):
