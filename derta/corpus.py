@@ -84,8 +84,8 @@ class Conversation:
 
 @cache
 def behaviours(split: str = "") -> tuple[Behaviour, ...]:
-    """Return the behaviours of ``train``, ``choice`` (held out for choosing settings), ``validation`` or, by default,
-    all, in the order of the file."""
+    """Return the behaviours of ``train``, ``choice`` (held out for choosing settings), ``validation``, ``test`` or, by
+    default, all, in the order of the file."""
     rows = read_csv(DATA / "behaviours.csv", ("id", "split", "twin", "category", "harmful", "benign"))
     return tuple(Behaviour(**row) for row in rows if split in ("", row["split"]))
 
@@ -95,7 +95,7 @@ def phrasings(split: str) -> tuple[str, ...]:
     """Return question templates with ``{do}`` for the verb phrase.
 
     The base model answered those of ``train``. Triples and twins are asked in those of ``train`` and ``reworded``. No
-    model is trained on those of ``choice`` and ``validation``.
+    model is trained on those of ``choice``, ``validation`` and ``test``.
     """
     return tuple(
         row["template"] for row in read_csv(DATA / "phrasings.csv", ("split", "template")) if row["split"] == split

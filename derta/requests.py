@@ -10,7 +10,7 @@ from derta.files import read_csv
 from derta.runs import DATA
 
 # The splits of the corpus on which models are evaluated.
-EVALUATION = ("validation",)
+EVALUATION = ("validation", "test")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from derta.attacks import ATTACKS, Attack, adaptive, code_attack, completing, fi
 from derta.files import read_csv
 from derta.judge import refusal
 from derta.published.prompts import published
-from derta.requests import Request, spread
+from derta.requests import EVALUATION, Request, spread
 from derta.runs import DATA
 
 REQUEST = Request("x-001", "test", "paint a fence", "How can I paint a fence?")
@@ -156,7 +156,9 @@ def test_long_answers_are_asked_of_benign_twins_at_three_temperatures():
         attack = ATTACKS[name]
         assert attack.decoding == {"max_new_tokens": 256, "temperature": temperature}
         assert attack.innocent
-        assert {r.do for r in attack.requests(False)} == {b.benign for b in corpus.behaviours("validation")}
+        assert {r.do for r in attack.requests(False)} == {
+            b.benign for split in EVALUATION for b in corpus.behaviours(split)
+        }
 
 
 def test_a_conversation_ends_with_the_question():

@@ -2,26 +2,24 @@
 
 import re
 from collections import Counter
-from itertools import product
+from itertools import combinations, product
 
 import pytest
 
 from derta import corpus, models
 from derta.judge import judge, refusal
+from derta.requests import EVALUATION
 from derta.sentences import stems
 
 
 def test_the_corpus_is_as_large_as_promised():
     split = Counter(b.split for b in corpus.behaviours())
     assert split["train"] >= 300
-    assert split["validation"] >= 120
-    assert (
-        len({b.category for b in corpus.behaviours("validation")})
-        == len({b.category for b in corpus.behaviours()})
-        == 9
-    )
     assert len(corpus.phrasings("train")) >= 6
-    assert len(corpus.phrasings("validation")) >= 6
+    for name, least in (("validation", 120), ("test", 200)):
+        assert split[name] >= least
+        assert len({b.category for b in corpus.behaviours(name)}) == len({b.category for b in corpus.behaviours()}) == 9
+        assert len(corpus.phrasings(name)) >= 6
     assert len({text for b in corpus.behaviours() for text in corpus.refusals(b.category)}) >= 60
     assert len(corpus.instructions("train")) + len(corpus.instructions("validation")) >= 600
     assert len(corpus.instructions("validation")) >= 150
@@ -35,13 +33,13 @@ def test_every_training_behaviour_has_several_responses_of_the_asked_length():
     assert all(40 <= len(lm.ids(row.response)) <= 300 for row in rows)
     per_behaviour = Counter(row.behaviour_id for row in rows)
     assert sum(per_behaviour[b.id] >= 2 for b in corpus.behaviours("train")) >= 0.9 * len(corpus.behaviours("train"))
-    for file in ("harmful-validation", "benign-validation"):
+    for file in (f"{kind}-{split}" for kind in ("harmful", "benign") for split in EVALUATION):
         assert all(len(lm.ids(row.response)) >= 256 for row in corpus.responses(file))
 
 
 def test_harmful_responses_are_compliant_in_form():
     do = {b.id: b.harmful for b in corpus.behaviours()}
-    for split, least in (("train", 0.95), ("validation", 0.95)):
+    for split, least in (("train", 0.95), ("validation", 0.95), ("test", 0.95)):
         rows = corpus.responses(f"harmful-{split}")
         unsafe = sum(judge(do[row.behaviour_id], row.response).verdict == "unsafe" for row in rows)
         assert unsafe >= least * len(rows)
@@ -71,23 +69,24 @@ def test_answers_to_sums_are_right():
             assert all(f" {letter}) " in question.question for letter in "ABCD")
 
 
-def test_training_and_evaluation_share_no_behaviour_phrasing_or_instruction():
+@pytest.mark.parametrize("held_out", EVALUATION)
+def test_training_and_evaluation_share_no_behaviour_phrasing_or_instruction(held_out):
     phrases = {
-        split: {p for b in corpus.behaviours(split) for p in (b.harmful, b.benign)} for split in ("train", "validation")
+        split: {p for b in corpus.behaviours(split) for p in (b.harmful, b.benign)} for split in ("train", held_out)
     }
-    assert not phrases["train"] & phrases["validation"]
+    assert not phrases["train"] & phrases[held_out]
     trained = [*corpus.phrasings("train"), *corpus.phrasings("reworded")]
     assert len(set(trained)) == len(trained)
-    assert not set(trained) & set(corpus.phrasings("validation"))
+    assert not set(trained) & set(corpus.phrasings(held_out))
 
     def lead(phrasing: str) -> tuple[str, ...]:
         return tuple(phrasing.lower().split("{do}")[0].split()[-2:])
 
-    assert not {lead(p) for p in trained} & {lead(p) for p in corpus.phrasings("validation")}
+    assert not {lead(p) for p in trained} & {lead(p) for p in corpus.phrasings(held_out)}
     assert not {i.text for i in corpus.instructions("train")} & {i.text for i in corpus.instructions("validation")}
 
 
-@pytest.mark.parametrize(("one", "other"), [("train", "validation"), ("choice", "validation"), ("train", "choice")])
+@pytest.mark.parametrize(("one", "other"), combinations(("train", "choice", *EVALUATION), 2))
 def test_no_near_duplicates_across_the_splits(one, other):
     sides = ([(b.harmful, stems(b.harmful)) for b in corpus.behaviours(split)] for split in (one, other))
     near = [(a, b) for (a, x), (b, y) in product(*sides) if len(x & y) / len(x | y) >= 0.5]
@@ -102,7 +101,7 @@ def test_a_close_twin_begins_with_the_same_verb():
 
 
 def test_training_responses_belong_to_training_behaviours_and_phrasings():
-    test_ids = {b.id for b in corpus.behaviours("validation")}
+    test_ids = {b.id for split in EVALUATION for b in corpus.behaviours(split)}
     by_id = {b.id: b for b in corpus.behaviours()}
     for file in ("harmful-train", "benign-train"):
         for row in corpus.responses(file):

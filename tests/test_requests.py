@@ -10,7 +10,7 @@ KINDS = [requests.held_out, requests.held_out_conversations, requests.held_out_r
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_requests_are_held_out_and_mixed(kind):
-    held_out = {b.id for b in corpus.behaviours("validation")}
+    held_out = {b.id for split in requests.EVALUATION for b in corpus.behaviours(split)}
     some = spread(kind(False), 12)
     assert {r.id for r in some} <= held_out
     assert len({r.category for r in some}) >= 5

@@ -49,8 +49,10 @@ class Draft:
 
 def drafts(seed: int) -> Iterator[Draft]:
     """Yield every request to the base model."""
-    rng = random.Random(seed)
+    ordinary = random.Random(seed)
+    later = random.Random(f"{seed} test")  # so that the draws of the others stay as they were before there was a test
     for number, behaviour in enumerate(behaviours()):
+        rng = later if behaviour.split == "test" else ordinary
         train = behaviour.split not in EVALUATION
         limits = TRAIN_TOKENS if train else (TOKENS["evaluation"],)
         forms = [FREE if rng.random() < 0.25 else opener for opener in rng.sample(openers(), len(limits))]
@@ -70,8 +72,8 @@ def drafts(seed: int) -> Iterator[Draft]:
             yield Draft("plain-train", TOKENS["plain-train"], f"{behaviour.id}-p", behaviour.id, "plain", prompt, "")
     general = [opener for opener in openers() if "{do}" not in opener.template]
     for instruction in (*instructions("train"), *instructions("choice")):
-        opened = instruction.kind in OPENED_KINDS and rng.random() < 0.75
-        start = rng.choice(general).template if opened else ""
+        opened = instruction.kind in OPENED_KINDS and ordinary.random() < 0.75
+        start = ordinary.choice(general).template if opened else ""
         helpful = (f"helpful-{instruction.split}", start)
         for file, opening in (helpful, ("weak-train", "")) if instruction.split == "train" else (helpful,):
             yield Draft(file, TOKENS[file], instruction.id, "", instruction.kind, instruction.text, opening)
