@@ -50,7 +50,7 @@ def attack(
         label: the model's name in these paths; by default the last part of its name.
         requests: your own questions (`derta.requests.read_questions`) instead of the held-out ones of the corpus.
         controls: benign twins of `requests` with the same ids; without them, your own questions have no control.
-        limit: at most this many requests per attack, for every split of the corpus or by split.
+        limit: at most this many requests per attack, or by split of the corpus.
         max_new_tokens, batch_size: see `derta.generate`.
 
     Returns:

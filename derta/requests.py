@@ -113,15 +113,13 @@ def read_questions(path: Path | str) -> list[Request]:
 
 
 def spread(requests: Sequence[Request], limit: int | Mapping[str, int | None] | None) -> list[Request]:
-    """Select at most `limit` of `requests` per split, spread evenly over them and so over their categories.
+    """Select at most `limit` of `requests`, spread evenly over them and so over their categories.
 
     Args:
-        limit: the number for every split, or by split; None for all. A split that is not named has none.
+        limit: the number, or the number by split of the corpus; None for all. A split that is not named has none.
     """
-    found = []
-    for split in dict.fromkeys(request.split for request in requests):
-        own = [request for request in requests if request.split == split]
-        most = limit.get(split, 0) if isinstance(limit, Mapping) else limit
-        n = len(own) if most is None else min(most, len(own))
-        found += [own[i * len(own) // n] for i in range(n)]
-    return found
+    if isinstance(limit, Mapping):
+        splits = dict.fromkeys(request.split for request in requests)
+        return [r for split in splits for r in spread([r for r in requests if r.split == split], limit.get(split, 0))]
+    n = len(requests) if limit is None else min(limit, len(requests))
+    return [requests[i * len(requests) // n] for i in range(n)]

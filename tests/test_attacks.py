@@ -242,7 +242,8 @@ def test_what_is_no_question_of_a_known_form_is_quoted_and_counted(capsys):
     assert capsys.readouterr().err == ""
 
 
-TEMPLATES = [row["template"] for row in read_csv(DATA / "phrasings.csv", ("template",))]
+# Without those of the test, which came after the rules.
+TEMPLATES = [row["template"] for row in read_csv(DATA / "phrasings.csv", ("template",)) if row["split"] != "test"]
 
 
 def test_a_phrasing_becomes_the_same_statement_with_any_behaviour():
@@ -375,12 +376,14 @@ def test_a_new_attack_is_one_file_and_one_line(tmp_path, monkeypatch):
     target = Scripted(
         lambda messages, *_: "Sorry, I can't help with that." if "moon" in messages[0]["content"] else "Hi."
     )
-    table = evaluate.attack(target, ["direct", "moon"], run, "derta-s0", limit=6)
+    table = evaluate.attack(target, ["direct", "moon"], run, "derta-s0", limit={"test": 6})
     whole = {(row.attack, row.control): row.refused_percent for row in table.itertuples()}
     assert whole == {("direct", False): 0, ("direct", True): 0, ("moon", False): 100, ("moon", True): 100}
 
     judged = evaluate.verdicts(run, [("derta", 0)], ["direct", "moon"])
-    assert set(judged[judged.attack == "moon"].case_id) >= {f"{r.id}/moon" for r in spread(moon.requests(False), 6)}
+    assert set(judged[judged.attack == "moon"].case_id) >= {
+        f"{r.id}/moon" for r in spread(moon.requests(False), {"test": 6})
+    }
     evaluate.asr_table(judged, "m", run / "results" / "asr.csv")
     rows = read_csv(run / "results" / "asr.csv", ("attack", "category", "refused"))
     assert {row["attack"] for row in rows} == {"direct", "direct_benign", "moon", "moon_benign"}

@@ -151,7 +151,7 @@ def test_a_server_tells_no_likelihoods(tmp_path):
 def test_autodan_runs_as_an_attack_with_its_control(tiny, tmp_path):
     small = AutoDANSettings(behaviours=2, population=6, generations=1, batch_size=4, seed=0)
     attack = autodan.attack(small)
-    table = evaluate.attack(tiny, [attack], tmp_path, "base-s0", limit=9, max_new_tokens=3, batch_size=2)
+    table = evaluate.attack(tiny, [attack], tmp_path, "base-s0", limit={"test": 9}, max_new_tokens=3, batch_size=2)
     assert [tuple(row) for row in table[["attack", "control", "n"]].values] == [
         ("autodan", False, 2),
         ("autodan", True, 2),

@@ -106,8 +106,8 @@ def attack(derta, *arguments):
 
 def test_an_attack_prints_a_table_with_an_asr(derta, tiny_folder, tmp_path):
     rows = attack(derta, tiny_folder, tmp_path / "out", "--attacks", "direct", "--limit", "2")
-    assert [(row["attack"], row["control"], row["n"]) for row in rows] == [
-        ("direct", c, "2") for c in ("False", "True")
+    assert [(row["split"], row["attack"], row["control"], row["n"]) for row in rows] == [
+        (split, "direct", control, "1") for control in ("False", "True") for split in ("validation", "test")
     ]
     assert all(0 <= float(row["asr_low"]) <= float(row["asr_percent"]) <= float(row["asr_high"]) <= 100 for row in rows)
     assert (tmp_path / "out" / "verdicts" / "tiny" / "direct.jsonl").exists()

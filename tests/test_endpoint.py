@@ -382,7 +382,7 @@ def test_each_answer_is_read_for_what_it_is(server, tmp_path, capsys, answer, st
 
 def test_a_case_without_an_answer_is_unscored_and_says_why(server, tmp_path):
     server.answers = {"all": message(None, "content_filter")}
-    table = evaluate.attack(Endpoint("m", server.url), ["direct"], tmp_path, limit=3, max_new_tokens=5)
+    table = evaluate.attack(Endpoint("m", server.url), ["direct"], tmp_path, limit={"test": 3}, max_new_tokens=5)
     assert list(table.unscored) == [3, 3]
     assert list(table.asr_at_most_percent) == [100, 100]
     row = next(read_jsonl(tmp_path / "verdicts" / "m" / "direct.jsonl"))

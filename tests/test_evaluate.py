@@ -55,7 +55,7 @@ def test_rates_are_percentages_with_wilson_intervals():
 
 def test_a_model_is_attacked_judged_and_tabulated(tiny, tmp_path):
     names = ["direct", "helpful"]
-    table = evaluate.attack(tiny, names, tmp_path, "derta-s3", limit=4, max_new_tokens=4, batch_size=4)
+    table = evaluate.attack(tiny, names, tmp_path, "derta-s3", limit={"validation": 4}, max_new_tokens=4, batch_size=4)
     keys = [(row.attack, row.control, row.n) for row in table.itertuples()]
     assert keys == [("direct", False, 4), ("direct", True, 4), ("helpful", False, 4)]
     judged = verdicts(tmp_path, [("derta", 3)], names)
@@ -76,7 +76,7 @@ def test_a_model_is_attacked_judged_and_tabulated(tiny, tmp_path):
     about = ["case_id", "behaviour_id", "attack", "control", "depth", "split", "category"]
     assert list(verdict) == [*about, "refused", "verdict", "reason", "start", "end"]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "completions").rglob("*.jsonl")}
-    again = evaluate.attack(tiny, names, tmp_path, "derta-s3", limit=4, max_new_tokens=4, batch_size=4)
+    again = evaluate.attack(tiny, names, tmp_path, "derta-s3", limit={"validation": 4}, max_new_tokens=4, batch_size=4)
     assert again.equals(table)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "completions").rglob("*.jsonl")} == before
 
@@ -99,13 +99,13 @@ def test_scores_of_the_next_token_are_kept_beside_the_verdicts(tiny, tmp_path):
 
 
 def test_a_model_may_be_named_by_its_folder(tiny_folder, tmp_path):
-    evaluate.attack(str(tiny_folder), ["direct"], str(tmp_path), limit=2, max_new_tokens=2)
+    evaluate.attack(str(tiny_folder), ["direct"], str(tmp_path), limit={"test": 2}, max_new_tokens=2)
     assert [path.name for path in (tmp_path / "completions").iterdir()] == ["tiny"]
 
 
 def test_depth_is_an_axis_of_the_tables(tiny, tmp_path):
     by_depth = replace(ATTACKS["prefill_depth"], depths=(0, 5))
-    evaluate.attack(tiny, [by_depth], tmp_path, "base-s0", limit=3, max_new_tokens=2, batch_size=4)
+    evaluate.attack(tiny, [by_depth], tmp_path, "base-s0", limit={"test": 3}, max_new_tokens=2, batch_size=4)
     judged = verdicts(tmp_path, [("base", 0)], [by_depth])
     table = asr_table(judged, "tiny", tmp_path / "asr.csv")
     whole = [tuple(row) for row in table[table.category == "all"][["attack", "depth", "n"]].itertuples(index=False)]
@@ -115,13 +115,13 @@ def test_depth_is_an_axis_of_the_tables(tiny, tmp_path):
 
 def test_an_attacks_own_limit_holds_beside_the_callers(tmp_path):
     few = replace(ATTACKS["direct"], limit=2)
-    for limit, n in ((None, 2), (1, 1), (5, 2)):
-        table = evaluate.attack(Model(HELP), [few], tmp_path / str(limit), limit=limit, max_new_tokens=2)
+    for limit, n in (({"test": None}, 2), ({"test": 1}, 1), ({"test": 5}, 2)):
+        table = evaluate.attack(Model(HELP), [few], tmp_path / str(limit["test"]), limit=limit, max_new_tokens=2)
         assert list(table.n) == [n, n]
 
 
 def test_verdicts_of_other_attacks_models_and_earlier_trainings_are_not_in_the_table(tmp_path):
-    options = {"limit": 3, "max_new_tokens": 5, "batch_size": 3}
+    options = {"limit": {"test": 3}, "max_new_tokens": 5, "batch_size": 3}
     evaluate.attack(Model(REFUSAL), ["direct", "prefill", "completing"], tmp_path, "derta-s0", **options)
     evaluate.attack(Model(REFUSAL), ["direct"], tmp_path, "dpo-s0", **options)
     evaluate.attack(Model(HELP), ["direct"], tmp_path, "derta-s0", **options)
@@ -137,16 +137,16 @@ def test_verdicts_of_other_attacks_models_and_earlier_trainings_are_not_in_the_t
 
 def test_a_model_of_any_name_has_a_table_and_missing_verdicts_are_named(tmp_path):
     for label in ("my-model", "llama-small", "x-s1-final"):
-        assert len(evaluate.attack(Model(HELP), ["direct"], tmp_path, label, limit=1)) == 2
+        assert len(evaluate.attack(Model(HELP), ["direct"], tmp_path, label, limit={"test": 1})) == 2
     with pytest.raises(FileNotFoundError, match="holds no verdicts of these models and attacks; run the attacks first"):
         verdicts(tmp_path, [("derta", 0)], ["direct"])
 
 
 def test_with_fewer_requests_the_old_answers_do_not_count(tiny, tmp_path):
     options = {"max_new_tokens": 4, "batch_size": 8}
-    evaluate.attack(tiny, ["direct", "role_play"], tmp_path, "vanilla-s0", limit=6, **options)
-    evaluate.attack(tiny, ["direct"], tmp_path, "rto-s0", limit=6, **options)
-    evaluate.attack(tiny, ["direct"], tmp_path, "vanilla-s0", limit=3, **options)
+    evaluate.attack(tiny, ["direct", "role_play"], tmp_path, "vanilla-s0", limit={"test": 6}, **options)
+    evaluate.attack(tiny, ["direct"], tmp_path, "rto-s0", limit={"test": 6}, **options)
+    evaluate.attack(tiny, ["direct"], tmp_path, "vanilla-s0", limit={"test": 3}, **options)
     table = asr_table(verdicts(tmp_path, [("vanilla", 0)], ["direct"]), "m", tmp_path / "asr.csv")
     rows = [(r.arm, r.attack, r.n) for r in table[table.category == "all"].itertuples()]
     assert rows == [("vanilla", "direct", 3), ("vanilla", "direct_benign", 3)]
@@ -229,10 +229,10 @@ def test_an_answer_to_no_request_is_named(tmp_path):
 
 def test_the_place_of_a_refusal_is_counted_in_the_models_own_words(tmp_path):
     late = "First, take the tram. Sorry, I can't help with that."
-    evaluate.attack(Model(late), "prefill", tmp_path, "derta-s0", limit=3)
+    evaluate.attack(Model(late), "prefill", tmp_path, "derta-s0", limit={"test": 3})
     found = evaluate.positions(tmp_path, [("derta", 0)], ["prefill", "direct"], lambda text: len(text.split()))
     assert found.position.tolist() == [5] * 6
     assert set(found.finish_reason) == {"stop"}
-    evaluate.attack(Model(HELP), "prefill", tmp_path, "derta-s0", limit=3)
+    evaluate.attack(Model(HELP), "prefill", tmp_path, "derta-s0", limit={"test": 3})
     found = evaluate.positions(tmp_path, [("derta", 0)], ["prefill"], lambda text: len(text.split()))
     assert found.position.isna().all()

@@ -44,7 +44,8 @@ def test_a_limit_may_differ_by_split():
     asked = [Request(f"{split}-{i}", "c", "x", "x", split=split) for split in ("validation", "test") for i in range(9)]
     assert [r.id for r in spread(asked, {"test": 3})] == ["test-0", "test-3", "test-6"]
     assert [r.split for r in spread(asked, {"validation": 1, "test": 2})] == ["validation", "test", "test"]
-    assert len(spread(asked, 4)) == 8
+    assert len(spread(asked, 4)) == 4
+    assert len(spread(asked, {"test": None})) == 9
 
 
 def test_questions_of_your_own_need_one_column(tmp_path):

@@ -12,7 +12,7 @@ import pandas as pd
 
 from derta.attacks import ATTACKS
 from derta.figures import ARM_STYLE
-from derta.runs import CHECKOUT
+from derta.runs import PACKAGE
 
 MARKS = ("<!-- numbers -->", "<!-- /numbers -->")
 SPLIT = "test"
@@ -125,5 +125,5 @@ def fill(readme: str, numbers: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = CHECKOUT / "README.md"
-    readme.write_text(fill(readme.read_text(encoding="utf-8"), block(CHECKOUT / "figures")), encoding="utf-8")
+    readme = PACKAGE.parent / "README.md"
+    readme.write_text(fill(readme.read_text(encoding="utf-8"), block(PACKAGE.parent / "figures")), encoding="utf-8")

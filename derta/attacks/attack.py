@@ -24,7 +24,7 @@ class Attack:
         prompt: a request → its prompt. An attack with `depths` also gets the depth and the target, one with a `search`
             gets the target and a path for its log.
         requests: all held-out requests that the attack takes: the harmful ones, or their benign twins (True).
-        limit: at most this many of them per split; None for as many as the other attacks.
+        limit: at most this many of them; None for as many as the other attacks.
         fits: whether a request can take the attack's form; the others are asked in a makeshift form, and counted.
         forbidden: the words that the decoding may not produce.
         decoding: how the decoding differs from that of the other attacks, as arguments of `Backend.complete`.
