@@ -11,7 +11,7 @@ from importlib import import_module
 import pytest
 from conftest import Scripted
 
-from derta import attacks, corpus, evaluate, figures, measures, models
+from derta import attacks, corpus, evaluate, measures, models, plots
 from derta.attacks import ATTACKS, Attack, adaptive, code_attack, completing, file_name, prefill, role_play, self_cipher
 from derta.files import read_csv
 from derta.judge import refusal
@@ -392,7 +392,7 @@ def test_a_new_attack_is_one_file_and_one_line(tmp_path, monkeypatch):
     paired = measures.measure(judged).to_dict("records")
     assert {(row["attack"], row["n"]) for row in paired} == {("direct", 6), ("moon", 6)}
     labels = {name: attack.label for name, attack in ATTACKS.items()}
-    upper, lower = figures.refusals_by_attack(paired, labels, "m").axes
+    upper, lower = plots.refusals_by_attack(paired, labels, "m").axes
     assert [label.get_text() for label in upper.get_xticklabels()] == ["Direct\nquestion", "By the\nmoon"]
     assert lower.get_xticklabels()[1].get_text() == "By the\nmoon\n(6)"
 
