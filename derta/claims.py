@@ -1,0 +1,145 @@
+"""Claims of the paper and of its readers → verdicts, by rules that were stated before the results were read.
+
+``data/claims.csv`` holds a claim in each row: where it is made, what it ``needs`` to be testable at all, and its
+``test``, both as checks of the form ``table[column=value, …].column < number``, separated by semicolons. A check holds
+if the whole 95 % interval of the number lies on its side of the bound. What a claim needs is judged by the estimate.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from derta.files import read_csv
+from derta.runs import DATA
+
+VERDICTS = ("reproduced", "partly", "not reproduced", "not testable here")
+CHECK = re.compile(r"(\w+)\[([^\]]*)\]\.(\w+) ([<>]) (-?\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class Check:
+    """A bound on one number of a table: the value of `column` in the row that has the values `where`."""
+
+    table: str
+    where: tuple[tuple[str, str], ...]
+    column: str
+    above: bool
+    bound: float
+
+    def __str__(self) -> str:
+        chosen = ", ".join(f"{key}={value}" for key, value in self.where)
+        return f"{self.table}[{chosen}].{self.column} {'>' if self.above else '<'} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, where it is made, and the checks that decide it; see the module."""
+
+    id: str
+    source: str
+    claim: str
+    needs: tuple[Check, ...]
+    test: tuple[Check, ...]
+
+
+class Found(NamedTuple):
+    """A number with its interval; without one, `low` and `high` are the number."""
+
+    value: float
+    low: float
+    high: float
+
+
+def checks(text: str) -> tuple[Check, ...]:
+    """Read checks from one cell.
+
+    Raises:
+        ValueError: a part of it is no check.
+    """
+    found = []
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        read = CHECK.fullmatch(part)
+        if read is None:
+            raise ValueError(f"{part!r} is no check; expected table[column=value, …].column < number")
+        table, chosen, column, sign, bound = read.groups()
+        where = tuple((key, value) for key, _, value in (pair.strip().partition("=") for pair in chosen.split(",")))
+        found.append(Check(table, where, column, sign == ">", float(bound)))
+    return tuple(found)
+
+
+def claims() -> tuple[Claim, ...]:
+    """Return the claims of ``data/claims.csv``.
+
+    Raises:
+        ValueError: a check cannot be read; the message names file, row and text.
+    """
+    found = []
+    for number, row in enumerate(read_csv(DATA / "claims.csv", ("id", "source", "claim", "test")), start=2):
+        try:
+            read = {name: checks(row.get(name, "")) for name in ("needs", "test")}
+        except ValueError as error:
+            raise ValueError(f"{DATA / 'claims.csv'}, row {number}: {error}") from None
+        found.append(Claim(row["id"], row["source"], row["claim"], **read))
+    return tuple(found)
+
+
+def find(check: Check, tables: Mapping[str, pd.DataFrame]) -> Found | None:
+    """Find the number of a check; None if there is no such result.
+
+    Raises:
+        ValueError: several rows have these values.
+    """
+    table = tables.get(check.table)
+    if table is None or not {check.column, *(key for key, _ in check.where)} <= set(table):
+        return None
+    rows = table
+    for key, value in check.where:
+        rows = rows[rows[key].astype(str) == value]
+    if len(rows) > 1:
+        raise ValueError(f"{check}: {len(rows)} rows have these values; name more columns")
+    if rows.empty or pd.isna(rows[check.column].iloc[0]):
+        return None
+    row = rows.iloc[0]
+    value = float(row[check.column])
+    ends = [row.get(f"{check.column}_{end}", row.get(end, value)) for end in ("low", "high")]
+    return Found(value, *map(float, ends))
+
+
+def judge(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Judge a claim.
+
+    It is *reproduced* if all of its checks hold, *partly* if some do, *not reproduced* if none does, and *not testable
+    here* if what it needs is not so, or if there is no result for any of its checks.
+
+    Args:
+        tables: the tables of results that checks name, such as `derta.measures.differences`.
+
+    Returns:
+        `id`, `source`, `claim`, `verdict`, and as text the `numbers` of the checks, or why it is not testable.
+    """
+    about = {"id": claim.id, "source": claim.source, "claim": claim.claim}
+    for need in claim.needs:
+        found = find(need, tables)
+        if found is None or not _beyond(found.value, need):
+            said = "no result" if found is None else f"{found.value:.3g}"
+            return about | {"verdict": VERDICTS[3], "numbers": f"{need}: {said}"}
+    results = [(check, find(check, tables)) for check in claim.test]
+    if all(found is None for _, found in results):
+        return about | {
+            "verdict": VERDICTS[3],
+            "numbers": "no result: " + "; ".join(str(check) for check in claim.test),
+        }
+    holding = [found is not None and _beyond(found.low if c.above else found.high, c) for c, found in results]
+    verdict = VERDICTS[0] if all(holding) else VERDICTS[1] if any(holding) else VERDICTS[2]
+    numbers = "; ".join(
+        f"{check}: " + ("no result" if found is None else f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]")
+        for check, found in results
+    )
+    return about | {"verdict": verdict, "numbers": numbers}
+
+
+def _beyond(value: float, check: Check) -> bool:
+    return value > check.bound if check.above else value < check.bound
