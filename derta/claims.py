@@ -96,16 +96,16 @@ def find(check: Check, tables: Mapping[str, pd.DataFrame]) -> Found | None:
     if table is None or not {check.column, *(key for key, _ in check.where)} <= set(table):
         return None
     rows = table
-    for key, value in check.where:
-        rows = rows[rows[key].astype(str) == value]
+    for key, wanted in check.where:
+        rows = rows[rows[key].astype(str) == wanted]
     if len(rows) > 1:
         raise ValueError(f"{check}: {len(rows)} rows have these values; name more columns")
     if rows.empty or pd.isna(rows[check.column].iloc[0]):
         return None
-    row = rows.iloc[0]
+    row = rows.iloc[0].to_dict()
     value = float(row[check.column])
-    ends = [row.get(f"{check.column}_{end}", row.get(end, value)) for end in ("low", "high")]
-    return Found(value, *map(float, ends))
+    low, high = (float(row.get(f"{check.column}_{end}", row.get(end, value))) for end in ("low", "high"))
+    return Found(value, low, high)
 
 
 def judge(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_every_notebook_ran_and_left_the_files_of_the_contract(smoke, checkout):
     assert list(rows[0]) == "model arm split kind seeds position n mean low high".split()
     figures = checkout / "figures" / "smoke"
     drawn = ["refusal_depth", "attacks", "prefill_depth", "refusals_begin", "discrimination"]
-    tables = ["measures", "differences", "probe", "asr"]
+    tables = ["measures", "differences", "positions", "begun", "cases", "probe", "depth", "asr"]
     for name in (*drawn, *tables):
         for kind in ("pdf", "png", "csv") if name in drawn else ("csv",):
             assert (figures / f"{name}.{kind}").stat().st_size > 0
