@@ -42,6 +42,11 @@ def cell(mean: float, low: float, high: float, measure: str, sign: str = "") -> 
     return "{:{s}.{d}f} [{:{s}.{d}f}, {:{s}.{d}f}]".format(*(scale * x for x in (mean, low, high)), s=sign, d=digits)
 
 
+def percent(mean: float) -> str:
+    """Return a fraction in percent."""
+    return "–" if pd.isna(mean) else f"{100 * mean:.0f}"
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
     """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
@@ -49,27 +54,29 @@ def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def by_attack(table: pd.DataFrame) -> list[str]:
-    """Return what is refused and what is unsafe by attack, for vanilla and DeRTa, in percent."""
+    """Return what is refused and what is unsafe by attack, for vanilla and DeRTa, in percent; what the test lacks is of
+    the validation."""
     rows = []
-    for attack in ATTACKS:
-        found = table[(table.attack == attack) & ~table.attack.map(lambda n: bool(ATTACKS[n].depths))]
-        of = found.set_index("arm")
-        if not {"base", "vanilla", "derta"} <= set(of.index) or pd.isna(of.benign["derta"]):
+    for attack, defined in ATTACKS.items():
+        of = table[table.attack == attack]
+        of = of[of.split == (SPLIT if SPLIT in set(of.split) else "validation")].set_index("arm")
+        if defined.depths or not {"base", "vanilla", "derta"} <= set(of.index):
             continue
-        note = "" if of.asr["base"] >= 0.2 else " †"
-        row = [name(attack) + note, str(of.n["derta"]), f"{100 * of.asr['base']:.0f}"]
+        note = " †" if of.asr["base"] < 0.2 else ""
+        row = [name(attack) + note, str(of.n["derta"]), percent(of.asr["base"])]
         for arm in ("vanilla", "derta"):
-            row += ["{:.0f} / {:.0f}".format(*(100 * of.loc[arm, ["harmful", "benign"]])), f"{100 * of.asr[arm]:.0f}"]
+            twin = "" if defined.innocent else f" / {percent(of.benign[arm])}"
+            row += [percent(of.harmful[arm]) + twin, percent(of.asr[arm])]
         rows.append(row)
-    return markdown(
-        ["", "n", "before: unsafe", "vanilla: refused / twin", "unsafe", "DeRTa: refused / twin", "unsafe"], rows
-    )
+    head = ["", "n", "before: unsafe", "vanilla: refused / twin", "unsafe", "DeRTa: refused / twin", "unsafe"]
+    return markdown(head, rows)
 
 
 def by_arm(table: pd.DataFrame) -> list[str]:
     """Return by arm, in three places, how well harm is told from its twin."""
     rows = []
     for arm, style in ARM_STYLE.items():
+        label = style["label"]
         for attack in PLACES:
             found = table[(table.arm == arm) & (table.attack == attack)]
             if len(found):
@@ -77,7 +84,8 @@ def by_arm(table: pd.DataFrame) -> list[str]:
                 cells = [
                     cell(row[m], row[f"{m}_low"], row[f"{m}_high"], m) for m in ("auroc", "ordered", "selectivity")
                 ]
-                rows.append([style["label"], name(attack).lower(), *cells])
+                rows.append([label, name(attack), *cells])
+                label = ""
     return markdown(["", "", "AUROC", "pairs in order, %", "refused − twin refused, points"], rows)
 
 
@@ -108,7 +116,7 @@ def block(figures: Path) -> str:
     lines = [
         f"Profile `{made['profile']}`, seeds {', '.join(map(str, seeds))}, commit {made['commit']}, {made['machine']}.",
         "",
-        *by_attack(tested),
+        *by_attack(table),
         "",
         *differences(pd.read_csv(folder / "differences.csv")),
         "",

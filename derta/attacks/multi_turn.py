@@ -21,4 +21,4 @@ def prompt(request: Request) -> Prompt:
     return Prompt((*request.turns, {"role": "user", "content": request.question}))
 
 
-ATTACK = Attack("multi_turn", "Multi-\nturn", prompt, requests=requests.held_out_conversations)
+ATTACK = Attack("multi_turn", "Multi-turn", prompt, requests=requests.held_out_conversations)
