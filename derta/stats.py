@@ -112,6 +112,21 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def two_rates(first: int, n_first: int, second: int, n_second: int) -> Estimate:
+    """Compare the rates of two independent samples.
+
+    Returns:
+        The second rate less the first as a fraction, with Newcombe's (1998) interval out of two Wilson intervals, and
+        the p-value of Fisher's exact test.
+    """
+    a, b = first / n_first, second / n_second
+    (low_a, high_a), (low_b, high_b) = wilson(first, n_first), wilson(second, n_second)
+    low = b - a - np.hypot(b - low_b, high_a - a)
+    high = b - a + np.hypot(high_b - b, a - low_a)
+    p = scipy.stats.fisher_exact([[first, n_first - first], [second, n_second - second]]).pvalue
+    return Estimate(b - a, float(low), float(high), float(p))
+
+
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Return the exact two-sided McNemar p-value for paired outcomes (McNemar 1947); 1.0 if no pair differs."""
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))

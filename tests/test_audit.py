@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from derta import paper
-from derta.audit import baselines, categories, fit, generations, known, names, positions, score, tasks
+from derta.audit import baselines, categories, compare, fit, generations, known, names, positions, score, tasks
 from derta.audit.generations import Generation
 from derta.audit.names import Source, source
 from derta.audit.verdicts import judge
@@ -219,7 +219,7 @@ def test_the_command_prints_the_tables_and_says_what_it_left_out(root):
     assert result.stderr.count("\n") == 1
     result = run("scores", "--root", root)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "derta: unknown table 'scores'; expected one of score, helpfulness, audit\n"
+    assert result.stderr == "derta: unknown table 'scores'; expected one of score, helpfulness, gpt4, audit\n"
     (root / "empty").mkdir()
     result = run("score", "--root", root / "empty")
     assert (result.returncode, result.stdout) == (
@@ -516,3 +516,17 @@ def test_agreement_is_that_of_the_textbook():
     assert (found["n"], found["agreement"], found["sensitivity"], found["specificity"]) == (100, 0.7, 0.7, 0.7)
     assert found["kappa"] == pytest.approx(0.4)
     assert found["low"] < 0.7 < found["high"]
+
+
+def test_derta_and_gpt4_are_compared_by_the_papers_cells_and_by_the_rules(folder):
+    rows = {(row["attack"], row["by"]): row for row in compare.head_to_head(folder)}
+    attacks = ("CodeAttack", "PAIR", "JailbreakChat", "SelfCipher")  # the paper has no other cells of GPT-4
+    assert set(rows) == {(attack, by) for attack in attacks for by in ("paper", "rules")}
+    code = rows["CodeAttack", "paper"]
+    assert (code["first"], code["second"], code["n"]) == (165, 43, 200)
+    assert code["difference"] == pytest.approx(-0.61)
+    assert rows["PAIR", "paper"]["p"] == pytest.approx(0.133, abs=1e-3)
+    assert all(row["low"] <= row["difference"] <= row["high"] and row["p"] <= row["p_holm"] for row in rows.values())
+    for by in ("paper", "rules"):
+        better = {attack for attack in attacks if rows[attack, by]["high"] < 0}
+        assert better == {"CodeAttack", "SelfCipher"}

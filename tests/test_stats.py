@@ -16,6 +16,16 @@ def test_wilson_interval():
     assert all(math.isnan(x) for x in stats.wilson(0, 0))
 
 
+def test_the_difference_of_two_rates_has_newcombes_interval():
+    found = stats.two_rates(48, 80, 56, 70)  # his Table II, example (a), method 10
+    assert found[:3] == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+    assert stats.two_rates(1, 4, 3, 4).p == pytest.approx(34 / 70)  # Fisher's lady tasting tea
+    assert stats.two_rates(0, 20, 0, 20)[0] == 0
+    low, high = stats.two_rates(0, 20, 0, 20)[1:3]
+    assert low == pytest.approx(-high)
+    assert high == pytest.approx(0.1611, abs=1e-4)
+
+
 def test_mcnemar_is_the_exact_binomial_test_on_discordant_pairs():
     first = [True] * 8 + [False] * 2 + [True] * 5
     second = [False] * 8 + [True] * 2 + [True] * 5

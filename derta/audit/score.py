@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from derta import paper, stats
-from derta.audit import tasks
+from derta.audit import compare, tasks
 from derta.audit.generations import Folder, load
 from derta.audit.names import ATTACKS, Source
 from derta.audit.verdicts import judge
@@ -94,6 +94,7 @@ def audit(folder: Folder) -> list[dict]:
 TABLES = {
     "score": (asr, "model,arm,attack,n,unsafe,unscored,asr_percent,low,high,at_most_percent"),
     "helpfulness": (accuracy, "model,arm,task,n,correct,unparsed,accuracy_percent,low,high"),
+    "gpt4": (compare.head_to_head, "attack,by,n,first,second,difference,low,high,p,p_holm"),
     "audit": (audit, "metric,model,arm,task,n,count,undecided,percent,low,high,at_most_percent,paper_percent"),
 }
 
@@ -125,7 +126,8 @@ def report(table: str, root: Path) -> bool:
         print(f"error: {root}: holds no generations for this table", file=sys.stderr)
     writer = csv.DictWriter(sys.stdout, columns.split(","), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({k: f"{v:.1f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    digits = ".3g" if table == "gpt4" else ".1f"  # fractions and p-values, or percent
+    writer.writerows({k: f"{v:{digits}}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     return bool(rows) and not folder.errors
 
 

@@ -178,7 +178,9 @@ def judge(
 @app.command()
 def audit(
     root: Annotated[Path, typer.Option(help="The folder that holds the authors' released files.")],
-    table: Annotated[str, typer.Argument(help="audit (everything), score (ASR) or helpfulness.")] = "audit",
+    table: Annotated[
+        str, typer.Argument(help="audit (everything), score (ASR), helpfulness, or gpt4 (DeRTa against GPT-4).")
+    ] = "audit",
 ) -> None:
     """Score the authors' released outputs again, and print a table as CSV.
 
