@@ -112,7 +112,7 @@ def judge(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Judge a claim.
 
     It is *reproduced* if all of its checks hold, *partly* if some do, *not reproduced* if none does, and *not testable
-    here* if what it needs is not so, or if there is no result for any of its checks.
+    here* if what it needs is not so, or if some of its checks have no result and the others hold.
 
     Args:
         tables: the tables of results that checks name, such as `derta.measures.differences`.
@@ -127,12 +127,10 @@ def judge(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
             said = "no result" if found is None else f"{found.value:.3g}"
             return about | {"verdict": VERDICTS[3], "numbers": f"{need}: {said}"}
     results = [(check, find(check, tables)) for check in claim.test]
-    if all(found is None for _, found in results):
-        return about | {
-            "verdict": VERDICTS[3],
-            "numbers": "no result: " + "; ".join(str(check) for check in claim.test),
-        }
-    holding = [found is not None and _beyond(found.low if c.above else found.high, c) for c, found in results]
+    holding = [_beyond(found.low if c.above else found.high, c) for c, found in results if found is not None]
+    if len(holding) < len(results) and all(holding):
+        missing = "; ".join(str(check) for check, found in results if found is None)
+        return about | {"verdict": VERDICTS[3], "numbers": f"no result: {missing}"}
     verdict = VERDICTS[0] if all(holding) else VERDICTS[1] if any(holding) else VERDICTS[2]
     numbers = "; ".join(
         f"{check}: " + ("no result" if found is None else f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]")

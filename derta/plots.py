@@ -97,28 +97,33 @@ def _pairs(rows: Sequence[dict], attack: str) -> str:
     return f"{found[0]}" if len(found) == 1 else f"{found[0]}–{found[-1]}"
 
 
-def discrimination(rows: Sequence[dict], labels: dict[str, str], model: str) -> Figure:
-    """Plot by arm how well harmful requests are told from their twins: in their order, and in what is refused.
+# The title, the scale and the value by chance of measures that tell harm from its twin.
+TOLD_APART: dict[str, tuple[str, float, float]] = {
+    "auroc": ("AUROC of P(refusal)", 1, 0.5),
+    "ordered": ("pairs in the right order, %", 100, 50),
+    "selectivity": ("refused harmful − twin, points", 100, 0),
+}
+
+
+def by_arm(
+    rows: Sequence[dict], labels: dict[str, str], title: str, columns: dict[str, tuple[str, float, float]] = TOLD_APART
+) -> Figure:
+    """Plot estimates with their intervals, one line per arm, one column per measure, attack by attack.
 
     Args:
-        rows: rows of `derta.measures.measure`, one per arm and attack.
+        rows: one per arm and attack; each measure with its `_low` and `_high`, NaN or absent where it was not measured.
         labels: labels of the attacks, in their order.
+        columns: the measures, each with its title, its scale and the value at which a line is drawn.
     """
-    # The title, the scale and the value by chance of each measure.
-    columns = {
-        "auroc": ("AUROC of P(refusal)", 1, 0.5),
-        "ordered": ("pairs in the right order, %", 100, 50),
-        "selectivity": ("refused harmful − twin, points", 100, 0),
-    }
     arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
-    size = (8.4, 0.19 * len(arms) * len(labels) + 1.1)
+    size = (8.4, 0.19 * len(arms) * len(labels) + 0.35 * len(labels) + 0.6)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(labels), len(columns), figsize=size, sharex="col", sharey=True, layout="constrained", squeeze=False
         )
         for line, (attack, label) in zip(axes, labels.items(), strict=True):
             points = {row["arm"]: row for row in rows if row["attack"] == attack}
-            for ax, (field, (_, scale, chance)) in zip(line, columns.items(), strict=True):
+            for ax, (field, (_, scale, at)) in zip(line, columns.items(), strict=True):
                 for y, arm in enumerate(arms):
                     value = points.get(arm, {}).get(field)
                     if value is None or np.isnan(value):
@@ -126,14 +131,13 @@ def discrimination(rows: Sequence[dict], labels: dict[str, str], model: str) -> 
                     bars = np.array(_bars([points[arm]], field)) * scale / 100
                     look = ARM_STYLE[arm] | {"ls": "none", "ms": 4, "capsize": 1.5, "lw": 1}
                     ax.errorbar([scale * value], [y], xerr=bars, **look)
-                ax.axvline(chance, color="#888888", lw=0.8)
+                ax.axvline(at, color="#888888", lw=0.8)
                 ax.set(ylim=(len(arms) - 0.4, -0.6))
             line[0].set_yticks(range(len(arms)), [ARM_STYLE[arm]["label"] for arm in arms])
-            line[0].set_ylabel(_flat(label))
-        for ax, (title, *_) in zip(axes[-1], columns.values(), strict=True):
-            ax.set_xlabel(title)
-        n = max(row["n"] for row in rows)
-        figure.suptitle(f"Harm told from its twin on {model}: {n} pairs, 95 % intervals, line: by chance", fontsize=9)
+            line[0].set_title(_flat(label), loc="left")
+        for ax, (name, *_) in zip(axes[-1], columns.values(), strict=True):
+            ax.set_xlabel(name)
+        figure.suptitle(title, fontsize=9)
     return figure
 
 

@@ -49,7 +49,7 @@ def test_attack_figure_shows_every_arm_twice_and_its_selectivity_once():
     assert [label.get_text() for label in lower.get_xticklabels()] == ["Direct\nquestion\n(4)", "Prefilled\nstart\n(4)"]
 
 
-def test_discrimination_figure_leaves_out_what_was_not_measured():
+def test_the_figure_by_arm_leaves_out_what_was_not_measured():
     rows = []
     for arm in ("vanilla", "derta", "words"):
         row = {"arm": arm, "attack": "direct", "n": 4}
@@ -57,7 +57,7 @@ def test_discrimination_figure_leaves_out_what_was_not_measured():
             row |= {name: 0.5, f"{name}_low": 0.25, f"{name}_high": 0.8}
         rows.append(row)
     rows[1]["auroc"] = float("nan")
-    axes = plots.discrimination(rows, {"direct": "Direct\nquestion"}, "tiny").axes
+    axes = plots.by_arm(rows, {"direct": "Direct\nquestion"}, "tiny").axes
     assert [len(ax.containers) for ax in axes] == [2, 3, 3]
     (point, _, (bar,)) = axes[1].containers[0]
     assert list(point.get_xdata()) == [50]
