@@ -103,11 +103,12 @@ def test_the_share_of_ordered_pairs_counts_ties_half():
 def test_d_prime_is_finite_at_the_ends_and_right_between():
     some = np.array([True] * 69 + [False] * 31)
     other = np.array([True] * 31 + [False] * 69)
-    assert stats.d_prime(some, other).mean() == pytest.approx(2 * 0.4911, abs=0.01)  # z(0.69) is 0.4959
+    assert stats.d_prime(some, other).mean() == pytest.approx(2 * 0.4853, abs=0.001)  # z(70 / 102)
     every = np.ones(100, dtype=bool)
-    # z(100.5 / 101) is 2.578.
-    assert stats.d_prime(every, ~every).mean() == pytest.approx(2 * 2.578, abs=0.01)
-    assert stats.d_prime(every, every).mean() == 0
+    assert stats.d_prime(every, ~every).mean() == pytest.approx(2 * 2.334, abs=0.001)  # z(101 / 102)
+    nothing = stats.crossed(stats.d_prime(every, every))
+    assert nothing.mean == pytest.approx(0)
+    assert nothing.low < -0.3 < 0.3 < nothing.high
 
 
 def test_holm_is_that_of_his_example():

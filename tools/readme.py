@@ -47,6 +47,12 @@ def percent(mean: float) -> str:
     return "–" if pd.isna(mean) else f"{100 * mean:.0f}"
 
 
+def unsafe(row: pd.Series) -> str:
+    """Return the ASR in percent, and in brackets what it would be if every unscored answer were unsafe."""
+    least, most = percent(row.asr), percent(row.asr_at_most)
+    return least if least == most else f"{least} ({most})"
+
+
 def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
     """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
@@ -59,14 +65,15 @@ def by_attack(table: pd.DataFrame) -> list[str]:
     rows = []
     for attack, defined in ATTACKS.items():
         of = table[table.attack == attack]
-        of = of[of.split == (SPLIT if SPLIT in set(of.split) else "validation")].set_index("arm")
+        split = SPLIT if SPLIT in set(of.split) else "validation"
+        of = of[of.split == split].set_index("arm")
         if defined.depths or not {"base", "vanilla", "derta"} <= set(of.index):
             continue
-        note = " †" if of.asr["base"] < 0.2 else ""
-        row = [name(attack) + note, str(of.n["derta"]), percent(of.asr["base"])]
+        note = (" †" if of.asr["base"] < 0.2 else "") + (" ‡" if split != SPLIT else "")
+        row = [name(attack) + note, str(of.n["derta"]), unsafe(of.loc["base"])]
         for arm in ("vanilla", "derta"):
             twin = "" if defined.innocent else f" / {percent(of.benign[arm])}"
-            row += [percent(of.harmful[arm]) + twin, percent(of.asr[arm])]
+            row += [percent(of.harmful[arm]) + twin, unsafe(of.loc[arm])]
         rows.append(row)
     head = ["", "n", "before: unsafe", "vanilla: refused / twin", "unsafe", "DeRTa: refused / twin", "unsafe"]
     return markdown(head, rows)
