@@ -8,7 +8,7 @@ prefilled start, and the negative log-likelihood of the untuned model's answers 
 token: what is gained, and what it costs, since a model that refuses along innocent answers makes them unlikely. Neither
 has a threshold.
 
-The rule, stated before any of its runs: of the values of a setting, those stay whose mean AUROC does not differ from the
+The rule, stated before its runs: of the values of a setting, those stay whose mean AUROC does not differ from the
 best one's (the 95 % interval of the difference, paired by behaviour, holds 0). Of these, the one with the lowest
 negative log-likelihood is taken or, for the settings that decide how long a step takes (`CHEAPER`), the cheapest; it is
 kept while the next setting is varied. The learning rate comes first, then the length of the rows, frozen layers,
