@@ -107,6 +107,19 @@ def differences(table: pd.DataFrame) -> list[str]:
     return markdown(["split", "", *(MEASURES[m][0] for m in measures)], rows)
 
 
+def at_one_threshold(table: pd.DataFrame) -> list[str]:
+    """Return what each arm refuses at one threshold of P(refusal), beside what greedy decoding refuses."""
+    rows = []
+    for row in table[table.arm.isin(["vanilla", "derta", "words"])].to_dict("records"):
+        cells = [ARM_STYLE[row["arm"]]["label"], name(row["attack"])]
+        for kind in ("greedy", "at_threshold"):
+            cells.append(f"{percent(row[f'{kind}_harmful'])} / {percent(row[f'{kind}_benign'])}")
+            cells.append(cell(row[kind], row[f"{kind}_low"], row[f"{kind}_high"], "selectivity"))
+        rows.append(cells)
+    head = ["", "", "greedy: refused / twin", "selectivity", "at one threshold: refused / twin", "selectivity"]
+    return markdown(head, rows)
+
+
 def block(figures: Path) -> str:
     """Return what stands between the marks.
 
@@ -128,6 +141,8 @@ def block(figures: Path) -> str:
         *differences(pd.read_csv(folder / "differences.csv")),
         "",
         *by_arm(tested),
+        "",
+        *at_one_threshold(pd.read_csv(folder / "threshold.csv")),
     ]
     return "\n".join(lines)
 
