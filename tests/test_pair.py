@@ -224,7 +224,7 @@ def test_an_answer_cannot_speak_for_the_rater(tmp_path):
 
 def attack(tiny, run, **options):
     pair_ = pair.attack(settings(behaviours=2, **options))
-    return evaluate.attack(tiny, ["direct", pair_], run, "base-s0", limit=4, max_new_tokens=3, batch_size=2)
+    return evaluate.attack(tiny, ["direct", pair_], run, "base-s0", limit={"test": 4}, max_new_tokens=3, batch_size=2)
 
 
 def test_pair_runs_as_an_attack_with_its_control_and_its_own_limit(tiny, tmp_path):
