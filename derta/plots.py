@@ -86,7 +86,7 @@ def _bars(points: Sequence[dict], field: str) -> tuple[list[float], list[float]]
     return below, above
 
 
-def _flat(label: str) -> str:
+def on_one_line(label: str) -> str:
     """Return an attack's label on one line."""
     return label.replace("-\n", "").replace("\n", " ")
 
@@ -134,7 +134,7 @@ def by_arm(
                 ax.axvline(at, color="#888888", lw=0.8)
                 ax.set(ylim=(len(arms) - 0.4, -0.6))
             line[0].set_yticks(range(len(arms)), [ARM_STYLE[arm]["label"] for arm in arms])
-            line[0].set_title(_flat(label), loc="left")
+            line[0].set_title(on_one_line(label), loc="left")
         for ax, (name, *_) in zip(axes[-1], columns.values(), strict=True):
             ax.set_xlabel(name)
         figure.suptitle(title, fontsize=9)
@@ -165,7 +165,7 @@ def refusals_begin(rows: Sequence[dict], labels: dict[str, str], model: str) -> 
                     ax.fill_between(x, low, high, step="post", color=style["color"], alpha=0.12, lw=0)
             n = max(row["n"] for row in rows if row["attack"] == attack)
             ax.set(
-                title=f"{_flat(label)} (n = {n})",
+                title=f"{on_one_line(label)} (n = {n})",
                 xlabel="token of the model's own answer",
                 ylim=(-2, 102),
                 xscale="log",

@@ -12,11 +12,13 @@ import pandas as pd
 
 from derta.attacks import ATTACKS
 from derta.figures import ARM_STYLE
+from derta.plots import on_one_line
 from derta.runs import PACKAGE
 
 MARKS = ("<!-- numbers -->", "<!-- /numbers -->")
 SPLIT = "test"
 PLACES = ("direct", "prefill", "completing")
+TITLES = {name: on_one_line(attack.label) for name, attack in ATTACKS.items()}
 # Titles and scales of the measures.
 MEASURES = {
     "harmful": ("refused", 100),
@@ -26,11 +28,6 @@ MEASURES = {
     "auroc": ("AUROC", 1),
     "ordered": ("in order", 100),
 }
-
-
-def name(attack: str) -> str:
-    """Return an attack's label on one line."""
-    return ATTACKS[attack].label.replace("-\n", "").replace("\n", " ")
 
 
 def cell(mean: float, low: float, high: float, measure: str, sign: str = "") -> str:
@@ -70,7 +67,7 @@ def by_attack(table: pd.DataFrame) -> list[str]:
         if defined.depths or not {"base", "vanilla", "derta"} <= set(of.index):
             continue
         note = (" †" if of.asr["base"] < 0.2 else "") + (" ‡" if split != SPLIT else "")
-        row = [name(attack) + note, str(of.n["derta"]), unsafe(of.loc["base"])]
+        row = [TITLES[attack] + note, str(of.n["derta"]), unsafe(of.loc["base"])]
         for arm in ("vanilla", "derta"):
             twin = "" if defined.innocent else f" / {percent(of.benign[arm])}"
             row += [percent(of.harmful[arm]) + twin, unsafe(of.loc[arm])]
@@ -91,7 +88,7 @@ def by_arm(table: pd.DataFrame) -> list[str]:
                 cells = [
                     cell(row[m], row[f"{m}_low"], row[f"{m}_high"], m) for m in ("auroc", "ordered", "selectivity")
                 ]
-                rows.append([label, name(attack), *cells])
+                rows.append([label, TITLES[attack], *cells])
                 label = ""
     return markdown(["", "", "AUROC", "pairs in order, %", "refused − twin refused, points"], rows)
 
@@ -103,7 +100,7 @@ def differences(table: pd.DataFrame) -> list[str]:
     rows = []
     for (split, attack), group in chosen.groupby(["split", "attack"], sort=False):
         of = {row.measure: cell(row.difference, row.low, row.high, row.measure, "+") for row in group.itertuples()}
-        rows.append([split, name(attack), *(of.get(m, "–") for m in measures)])
+        rows.append([split, TITLES[attack], *(of.get(m, "–") for m in measures)])
     return markdown(["split", "", *(MEASURES[m][0] for m in measures)], rows)
 
 
@@ -111,7 +108,7 @@ def at_one_threshold(table: pd.DataFrame) -> list[str]:
     """Return what each arm refuses at one threshold of P(refusal), beside what greedy decoding refuses."""
     rows = []
     for row in table[table.arm.isin(["vanilla", "derta", "words"])].to_dict("records"):
-        cells = [ARM_STYLE[row["arm"]]["label"], name(row["attack"])]
+        cells = [ARM_STYLE[row["arm"]]["label"], TITLES[row["attack"]]]
         for kind in ("greedy", "at_threshold"):
             cells.append(f"{percent(row[f'{kind}_harmful'])} / {percent(row[f'{kind}_benign'])}")
             cells.append(cell(row[kind], row[f"{kind}_low"], row[f"{kind}_high"], "selectivity"))
