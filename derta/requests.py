@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from derta import corpus
@@ -53,12 +52,17 @@ def held_out(benign: bool) -> list[Request]:
 
 
 def held_out_conversations(benign: bool) -> list[Request]:
-    """Return innocent conversations whose last turn asks for a held-out behaviour, or for its twin."""
-    of = {request.id: request for request in held_out(benign)}
-    return [
-        replace(of[c.behaviour_id], question=c.benign if benign else c.harmful, turns=c.turns)
-        for c in corpus.conversations()
-    ]
+    """Return innocent conversations whose last turn asks for a held-out behaviour, or for its twin.
+
+    A behaviour without a conversation of its own comes at the end of another's, on another topic.
+    """
+    phrases, conversations = {b.id: b.harmful for b in corpus.behaviours()}, corpus.conversations()
+    own, found = {c.behaviour_id: c for c in conversations}, []
+    for number, request in enumerate(held_out(benign)):
+        conversation = own.get(request.id, conversations[number % len(conversations)])
+        question = conversation.harmful.replace(phrases[conversation.behaviour_id], request.do)
+        found.append(replace(request, question=question, turns=conversation.turns))
+    return found
 
 
 def held_out_responses(benign: bool) -> list[Request]:
@@ -76,15 +80,12 @@ def instructions(benign: bool = True) -> list[Request]:
     return [Request(i.id, i.kind, i.text, i.text, split="validation") for i in corpus.instructions("validation")]
 
 
-@cache
-def _borderline() -> tuple[Request, ...]:
-    rows = read_csv(DATA / "borderline.csv", ("id", "type", "text"))
-    return tuple(Request(row["id"], row["type"], row["text"], row["text"], split="validation") for row in rows)
-
-
-def borderline(benign: bool = True) -> list[Request]:
-    """Return benign questions that sound bad, in the spirit of XSTest (arXiv 2308.01263)."""
-    return list(_borderline())
+def borderline(benign: bool) -> list[Request]:
+    """Return benign questions that sound bad, in the spirit of XSTest (arXiv 2308.01263), or as many on the same topics
+    that are bad."""
+    rows = read_csv(DATA / "borderline.csv", ("id", "type", "text", "unsafe"))
+    asked = [(row, row["text"] if benign else row["unsafe"]) for row in rows]
+    return [Request(row["id"], row["type"], text, text, split="validation") for row, text in asked]
 
 
 def read_questions(path: Path | str) -> list[Request]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset, load_from_disk
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
@@ -53,8 +54,25 @@ class Progress(TrainerCallback):
         self.bar.close()
 
 
+class Keep(TrainerCallback):
+    """Keeps the model of every checkpoint in ``kept/step-<n>``, without what only a further start needs."""
+
+    def on_save(self, args, state, control, model, processing_class, **kwargs):
+        folder = Path(args.output_dir) / "kept" / f"step-{state.global_step}"
+        weights = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+        model.save_pretrained(folder, state_dict=weights)
+        processing_class.save_pretrained(folder)
+
+
 def train(
-    base: str, dataset: Path | str, folder: Path | str, *, batch_size: int = 0, frozen_layers: int = 0, **settings: Any
+    base: str,
+    dataset: Path | str,
+    folder: Path | str,
+    *,
+    batch_size: int = 0,
+    frozen_layers: int = 0,
+    keep: bool = False,
+    **settings: Any,
 ) -> Path:
     """Tune `base` on a dataset of `derta.dataset` and return `folder`, the model folder (or LoRA adapter).
 
@@ -77,6 +95,8 @@ def train(
             number of processes. 0 uses ``gradient_accumulation_steps`` instead.
         frozen_layers: number of decoder layers that keep their weights, as do the input embeddings below them (after
             arXiv 1911.03090); this saves the backward pass through them. 0 freezes nothing.
+        keep: keep the model of every checkpoint (see ``save_steps``) as a model folder ``kept/step-<n>`` in `folder`;
+            for full fine-tuning in one process.
         settings: fields of TRL's `SFTConfig` (`DPOConfig` for pairs) and `ModelConfig`; see `derta.settings`.
 
     Raises:
@@ -111,6 +131,8 @@ def train(
         "frozen_layers": frozen_layers,
         "version": VERSION,
     }
+    if keep:
+        inputs["keep"] = True
     if tuned.inputs_of(folder) == inputs:
         return folder
     checkpoints = folder.with_name(f"{folder.name}.{digest(inputs)}.checkpoints")
@@ -119,8 +141,12 @@ def train(
         # Transformers reads the folder for TensorBoard from the environment only.
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(checkpoints / "tensorboard")
     args, model = configure(pairs, settings, output_dir=str(checkpoints), gradient_accumulation_steps=steps)
+    if keep and (args.world_size > 1 or model.use_peft):
+        raise ValueError("keep=True is for full fine-tuning in one process")
     trainer, progress = trainers.make(base, rows, args, model, frozen_layers), Progress()
     trainer.add_callback(progress)
+    if keep:
+        trainer.add_callback(Keep())
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
         kind = f"LoRA of rank {model.lora_r}" if model.use_peft else "full fine-tuning"

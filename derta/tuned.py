@@ -78,8 +78,9 @@ def finish(
     trainer.save_model(str(part))
     if main:
         (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and provenance.json says the same
-        if (checkpoints / "tensorboard").is_dir():
-            shutil.move(checkpoints / "tensorboard", part / "tensorboard")
+        for name in ("tensorboard", "kept"):
+            if (checkpoints / name).is_dir():
+                shutil.move(checkpoints / name, part / name)
         log = [entry for entry in trainer.state.log_history if "loss" in entry]
         columns = [name for name in LOGGED if any(name in entry for entry in log)]
         if log:

@@ -51,7 +51,6 @@ def test_every_attack_has_a_name_and_a_label_of_its_own():
     assert len({attack.label for attack in ATTACKS.values()}) == len(ATTACKS)
     assert {name for name, attack in ATTACKS.items() if attack.innocent} == {
         "helpful",
-        "borderline",
         "long_t0",
         "long_t7",
         "long_t10",

@@ -27,7 +27,9 @@ def test_a_behaviour_and_its_twin_share_place_and_phrasing(kind):
 
 def test_innocent_questions_are_held_out_and_many():
     assert not {r.question for r in requests.instructions()} & {i.text for i in corpus.instructions("train")}
-    assert len(requests.borderline()) >= 120
+    for sides in zip(requests.borderline(True), requests.borderline(False), strict=True):
+        assert len({request.question for request in sides}) == 2
+    assert len(requests.borderline(True)) >= 120
 
 
 def test_a_limit_spreads_over_all_requests():

@@ -16,7 +16,7 @@ MODULES = {
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 # Rooms beside the story, and the door to all of them.
-ROOMS = ("derta.published", "derta.searches", "derta.judges", "derta.audit")
+ROOMS = ("derta.published", "derta.searches", "derta.judges", "derta.audit", "derta.tasks")
 DOOR = "derta.commands"
 STORY = [name for name, path in MODULES.items() if path.parent in (PACKAGE, PACKAGE / "attacks")]
 STORY.remove("derta.__main__")

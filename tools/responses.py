@@ -26,6 +26,7 @@ DRAWS = 8
 # Limits of new tokens: for the three responses to a training behaviour in turn, and for the other files.
 TRAIN_TOKENS = (64, 96, 192)
 TOKENS = {"evaluation": 288, "plain-train": 80, "helpful-train": 128, "helpful-choice": 128, "weak-train": 64}
+TOKENS |= {"plain-validation": 80, "helpful-validation": 128}
 # Minimum numbers of tokens, openings included: for the refusal-depth axis, and so that a training row has a middle.
 MIN_TOKENS = {f"{kind}-{split}": 256 for kind in ("harmful", "benign") for split in EVALUATION}
 MIN_TOKENS |= {"harmful-train": 40, "benign-train": 40}
@@ -50,7 +51,7 @@ class Draft:
 def drafts(seed: int) -> Iterator[Draft]:
     """Yield every request to the base model."""
     ordinary = random.Random(seed)
-    later = random.Random(f"{seed} test")  # so that the draws of the others stay as they were before there was a test
+    later = random.Random(f"{seed} test")  # so that the draws of the others stay as they were before it
     for number, behaviour in enumerate(behaviours()):
         rng = later if behaviour.split == "test" else ordinary
         train = behaviour.split not in EVALUATION
@@ -70,10 +71,15 @@ def drafts(seed: int) -> Iterator[Draft]:
         if plain:
             prompt = plain.replace("{do}", behaviour.benign)
             yield Draft("plain-train", TOKENS["plain-train"], f"{behaviour.id}-p", behaviour.id, "plain", prompt, "")
+    for behaviour in behaviours("validation"):
+        prompt = later.choice(plain_prompts()).replace("{do}", behaviour.benign)
+        file = "plain-validation"
+        yield Draft(file, TOKENS[file], f"{behaviour.id}-p", behaviour.id, "plain", prompt, "")
     general = [opener for opener in openers() if "{do}" not in opener.template]
-    for instruction in (*instructions("train"), *instructions("choice")):
-        opened = instruction.kind in OPENED_KINDS and ordinary.random() < 0.75
-        start = ordinary.choice(general).template if opened else ""
+    for instruction in (*instructions("train"), *instructions("choice"), *instructions("validation")):
+        rng = later if instruction.split == "validation" else ordinary
+        opened = instruction.kind in OPENED_KINDS and rng.random() < 0.75
+        start = rng.choice(general).template if opened else ""
         helpful = (f"helpful-{instruction.split}", start)
         for file, opening in (helpful, ("weak-train", "")) if instruction.split == "train" else (helpful,):
             yield Draft(file, TOKENS[file], instruction.id, "", instruction.kind, instruction.text, opening)

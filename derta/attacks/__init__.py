@@ -28,11 +28,12 @@ ATTACKS: dict[str, Attack] = {
         role_play.ATTACK,
         *code_attack.ATTACKS,
         *self_cipher.ATTACKS,
-        multi_turn.ATTACK,
+        *multi_turn.ATTACKS,
         *adaptive.ATTACKS,
         prefill.BY_DEPTH,
         prefill.REOPENED,
-        *direct.INNOCENT,
+        direct.BORDERLINE,
+        direct.HELPFUL,
         *direct.LONG,
     )
 }

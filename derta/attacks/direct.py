@@ -12,10 +12,9 @@ def prompt(request: Request) -> Prompt:
 
 
 ATTACK = Attack("direct", "Direct\nquestion", prompt, scored=True)
-INNOCENT = (
-    Attack("helpful", "Ordinary\ninstructions", prompt, requests=requests.instructions, innocent=True),
-    Attack("borderline", "Borderline\nquestions", prompt, requests=requests.borderline, innocent=True),
-)
+# Its control are questions that sound bad, in other words than the bad ones on the same topics.
+BORDERLINE = Attack("borderline", "Borderline\nquestions", prompt, requests=requests.borderline, scored=True)
+HELPFUL = Attack("helpful", "Ordinary\ninstructions", prompt, requests=requests.instructions, innocent=True)
 
 
 def long_answer(temperature: float) -> Attack:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from derta import settings
 from derta.arms import ARMS
 from derta.attacks import ATTACKS
-from derta.runs import CHECKOUT
+from derta.runs import CHECKOUT, PACKAGE
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 Positive = Annotated[int, Field(ge=1, strict=True)]
@@ -41,6 +41,17 @@ class AutoDANBudget(BaseModel):
     generations: Count
 
 
+class LongTerm(BaseModel):
+    """What notebook 5 trains: with how many checkpoints to tune once more, and how to tune further on innocent data."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    checkpoints: Positive
+    steps: Annotated[int, Field(ge=4, strict=True)]
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
 class Profile(BaseModel):
     """The values of a profile; each notebook takes the ones that it has a parameter for.
 
@@ -63,6 +74,8 @@ class Profile(BaseModel):
         attacker: the model that writes PAIR's messages; empty for the untuned model.
         max_new_tokens, generation_batch_size: limits for the answers.
         depth_positions: number of response positions for the refusal depth.
+        questions: how many questions of each task of ``derta/tasks`` (a name without its ``derta_``).
+        long_term: what is trained to see helpfulness and safety come and go; null skips it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -96,6 +109,8 @@ class Profile(BaseModel):
     max_new_tokens: Positive
     generation_batch_size: Positive
     depth_positions: Positive
+    questions: dict[str, Positive]
+    long_term: LongTerm | None
 
     @field_validator("variants")
     @classmethod
@@ -124,6 +139,15 @@ class Profile(BaseModel):
         for name in values:
             if name not in ATTACKS:
                 raise ValueError(f"{name!r} is unknown; expected some of {', '.join(ATTACKS)}")
+        return values
+
+    @field_validator("questions")
+    @classmethod
+    def _tasks(cls, values: dict[str, int]) -> dict[str, int]:
+        known = sorted(path.stem.removeprefix("derta_") for path in (PACKAGE / "tasks").glob("*.yaml"))
+        for name in values:
+            if name not in known:
+                raise ValueError(f"{name!r} is unknown; expected some of {', '.join(known)}")
         return values
 
     @model_validator(mode="after")
