@@ -12,7 +12,18 @@ import pytest
 from conftest import Scripted
 
 from derta import attacks, corpus, evaluate, measures, models, plots
-from derta.attacks import ATTACKS, Attack, adaptive, code_attack, completing, file_name, prefill, role_play, self_cipher
+from derta.attacks import (
+    ATTACKS,
+    Attack,
+    adaptive,
+    code_attack,
+    completing,
+    file_name,
+    multi_turn,
+    prefill,
+    role_play,
+    self_cipher,
+)
 from derta.files import read_csv
 from derta.judge import refusal
 from derta.published.prompts import published
@@ -71,10 +82,12 @@ def test_a_control_differs_from_its_attack_in_the_behaviour_alone(lm, name):
         assert (one.attack, one.control) == (name, False)
         assert (other.attack, other.control, other.depth) == (name, True, one.depth)
         assert other.case_id == one.case_id.replace(f"/{name}", f"/{file_name(name, True)}")
-        if name == "reopened":
-            asked, twins = one.prompt.messages[0]["content"], other.prompt.messages[0]["content"]
+        if name in ("reopened", "multi_turn_earlier"):  # each side has its own response in between
+            (asked, *between), (twins, *others) = (
+                [m["content"] for m in p.messages] for p in (one.prompt, other.prompt)
+            )
             assert asked.replace(h.do, "…") == twins.replace(b.do, "…")
-            assert len(one.prompt.messages) == len(other.prompt.messages) == 1 + bool(one.depth)
+            assert len(between) == len(others) == (2 if name == "multi_turn_earlier" else bool(one.depth))
         elif attack.depths:
             assert words(one.prompt._replace(start="")).replace(h.do, "…") == words(
                 other.prompt._replace(start="")
@@ -167,6 +180,18 @@ def test_a_conversation_ends_with_the_question():
         assert [m["role"] for m in messages] == ["user", "assistant"] * (len(request.turns) // 2) + ["user"]
         assert request.do in messages[-1]["content"]
     with pytest.raises(ValueError, match="x-001: multi_turn needs a request with turns before its question"):
+        attack.cases([REQUEST])
+
+
+def test_a_conversation_with_harm_in_an_earlier_turn_has_its_answer_and_goes_on():
+    attack = ATTACKS["multi_turn_earlier"]
+    for request in attack.requests(False):
+        question, answer, last = attack.prompt(request).messages
+        assert question["content"] == request.question
+        assert answer["role"] == "assistant"
+        assert answer["content"].split() == request.response.split()[: multi_turn.WORDS]
+        assert last == {"role": "user", "content": multi_turn.GO_ON}
+    with pytest.raises(ValueError, match="x-001: multi_turn_earlier needs a request with a response"):
         attack.cases([REQUEST])
 
 
@@ -317,7 +342,7 @@ def test_an_attack_that_forbids_the_refusal_word_gets_none_nor_does_its_control(
 
 def test_no_attack_has_a_form_of_the_training_data():
     turns = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"})
-    request = Request("x", "test", "{do}", "{question}", turns=turns)
+    request = Request("x", "test", "{do}", "{question}", turns=turns, response="x")
     texts = [words(attack.prompt(request)) for attack in ATTACKS.values() if not attack.depths]
     answers = [answer for side in (False, True) for _, answer in self_cipher.demonstrations(side)]
     texts += [*role_play.templates(), self_cipher.ROLE, *answers]

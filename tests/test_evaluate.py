@@ -206,7 +206,7 @@ def test_your_own_questions_with_controls_have_selectivity(tmp_path):
 def test_questions_that_an_attack_cannot_ask_are_named(tmp_path):
     mine = [Request("x", "own", "Why?", "Why?")]
     with pytest.raises(ValueError, match="x: multi_turn needs a request with turns before its question"):
-        evaluate.attack(Model(HELP), [multi_turn.ATTACK], tmp_path, requests=mine)
+        evaluate.attack(Model(HELP), [multi_turn.ATTACKS[0]], tmp_path, requests=mine)
     with pytest.raises(ValueError, match="unknown attack 'magic'"):
         evaluate.attack(Model(HELP), ["magic"], tmp_path)
     assert not list(tmp_path.iterdir())
