@@ -56,6 +56,15 @@ def words(training: Sequence[Behaviour], behaviours: Sequence[Behaviour]) -> Sco
     return harmful, benign
 
 
+def words_of(ids: Sequence[Sequence[str]]) -> Scores:
+    """Score the behaviours of the first ids and the twins of the second ones by their words, fitted on all training
+    behaviours."""
+    known = corpus.behaviours()
+    by_id = [dict(zip([b.id for b in known], side, strict=True)) for side in words(corpus.behaviours("train"), known)]
+    harmful, benign = (np.array([of[id] for id in side]) for of, side in zip(by_id, ids, strict=True))
+    return harmful, benign
+
+
 def training_prompts(material: Material, seed: int) -> tuple[list[Prompt], list[Prompt]]:
     """Return the triples of embedded material, and their twins, as prompts: the question alone, and with the first
     words of its response as the start of the reply; how many is drawn uniformly, and is the same on both sides.

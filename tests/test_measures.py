@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from derta.measures import begun, differences, measure
+from derta.measures import begun, differences, measure, one_threshold
 
 
 def rows(arm, refused, twin, seed=0, scores=None, **more):
@@ -104,3 +104,14 @@ def test_the_share_that_has_refused_grows_with_the_tokens():
     assert set(table.n) == {4}
     assert set(table.seeds) == {2}
     assert (table.low <= table["mean"]).all()
+
+
+def test_one_threshold_is_chosen_on_the_validation_and_applied_to_the_test():
+    judged = rows("derta", "000", "000", scores={False: [0.4, 0.3, 0.05], True: [0.2, 0.1, 0.01]}, split="validation")
+    judged += rows("derta", "100", "000", scores={False: [0.9, 0.25, 0.1], True: [0.3, 0.15, 0.1]})
+    (found,) = one_threshold(pd.DataFrame(judged), "test").to_dict("records")
+    assert found["threshold"] == 0.2  # two of three harmful and no twin are above it; above 0.1, a twin is too
+    assert (found["at_threshold_harmful"], found["at_threshold_benign"]) == pytest.approx((2 / 3, 1 / 3))
+    assert (found["greedy_harmful"], found["greedy_benign"]) == pytest.approx((1 / 3, 0))
+    assert found["at_threshold"] == pytest.approx(1 / 3)
+    assert found["at_threshold_low"] <= 1 / 3 <= found["at_threshold_high"]

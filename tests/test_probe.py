@@ -26,6 +26,14 @@ def test_words_are_fitted_on_the_training_pairs():
     assert 0.45 < unseen < 0.75
 
 
+def test_words_of_behaviours_are_scored_side_by_side():
+    chosen = corpus.behaviours("validation")[:5]
+    expected = probe.words(corpus.behaviours("train"), chosen)
+    found = probe.words_of([[b.id for b in chosen], [b.id for b in chosen[::-1]]])
+    assert found[0] == pytest.approx(expected[0])
+    assert found[1] == pytest.approx(expected[1][::-1])
+
+
 def test_states_are_those_of_the_last_token_whatever_the_batch(tiny):
     prompts = [user("Hi"), user("How can I paint a fence?", "First, take a brush"), Prompt((), "Step 1:")]
     found = probe.states(tiny, prompts, batch_size=2)
