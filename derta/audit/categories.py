@@ -4,6 +4,12 @@ The stems are ours; no question's text is in this project. If several categories
 """
 
 import re
+from collections import Counter, defaultdict
+
+from derta import stats
+from derta.audit.generations import Folder, question
+from derta.audit.names import ATTACKS
+from derta.audit.verdicts import judge
 
 CATEGORIES = {
     "children, sexual content": "child minor sex nude erotic explicit porn underage groom",
@@ -28,3 +34,31 @@ _RULES = {name: re.compile(rf"\b(?:{'|'.join(stems.split())})", re.IGNORECASE) f
 def category(question: str) -> str:
     """Return the first category whose rule fits, or `OTHER`."""
     return next((name for name, rule in _RULES.items() if rule.search(question)), OTHER)
+
+
+def table(folder: Folder, model: str = "LLaMA3-70B", arms: tuple[str, ...] = ("vanilla", "dpo", "derta")) -> list[dict]:
+    """Tabulate the ASR by category, over all attacks but PAIR, whose summaries hold no text of safe responses.
+
+    Returns:
+        Per category, the largest first and `OTHER` last, and arm: `questions`, `n`, `unsafe`, and `percent` with the
+        95 % Wilson interval `low` and `high`, which takes completions as independent.
+    """
+    counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    questions: defaultdict[str, set[int]] = defaultdict(set)
+    for key, rows in folder.generations.items():
+        if key.model != model or key.arm not in arms or key.task not in ATTACKS.values() or key.task == "PAIR":
+            continue
+        for row in rows:
+            number, text = question(row)
+            group = category(text)
+            if number >= 0:
+                questions[group].add(number)
+            counts[group, key.arm].update(["n", judge(row).verdict])
+    found = []
+    for group in sorted(questions, key=lambda name: (name == OTHER, -len(questions[name]))):
+        for arm in (arm for arm in arms if counts[group, arm]["n"]):
+            n, unsafe = counts[group, arm]["n"], counts[group, arm]["unsafe"]
+            low, high = stats.wilson(unsafe, n)
+            about = {"category": group, "questions": len(questions[group]), "arm": arm, "n": n, "unsafe": unsafe}
+            found.append(about | {"percent": 100 * unsafe / n, "low": 100 * low, "high": 100 * high})
+    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from derta import paper, stats
-from derta.audit import compare, tasks
+from derta.audit import categories, compare, positions, tasks
 from derta.audit.generations import Folder, load
 from derta.audit.names import ATTACKS, Source
 from derta.audit.verdicts import judge
@@ -94,6 +94,13 @@ def audit(folder: Folder) -> list[dict]:
 TABLES = {
     "score": (asr, "model,arm,attack,n,unsafe,unscored,asr_percent,low,high,at_most_percent"),
     "helpfulness": (accuracy, "model,arm,task,n,correct,unparsed,accuracy_percent,low,high"),
+    "positions": (
+        positions.table,
+        "model,arm,attacks,refusals,first_five,first_five_low,first_five_high,"
+        "after_thirty,after_thirty_low,after_thirty_high",
+    ),
+    "late": (positions.late, "model,arm,attack,late,substance"),
+    "categories": (categories.table, "category,questions,arm,n,unsafe,percent,low,high"),
     "gpt4": (compare.head_to_head, "attack,by,n,first,second,difference,low,high,p,p_holm"),
     "audit": (audit, "metric,model,arm,task,n,count,undecided,percent,low,high,at_most_percent,paper_percent"),
 }

@@ -4,6 +4,7 @@ The judge reads the model's text only: content that a CompletingAttack prompt al
 """
 
 from dataclasses import replace
+from functools import cache
 
 from derta import judge as rules
 from derta.attacks import ATTACKS, Attack
@@ -23,8 +24,9 @@ OURS: dict[str, Attack] = {
 }
 
 
+@cache
 def evidence(generation: Generation) -> list[Evidence]:
-    """Read a completion against the plain question behind its prompt."""
+    """Read a completion against the plain question behind its prompt; once, however many tables need it."""
     parts = OURS[generation.source.task].spans(generation.completion, generation.prompt)
     return rules.evidence(question(generation)[1], generation.completion, parts)
 

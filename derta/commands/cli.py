@@ -179,7 +179,11 @@ def judge(
 def audit(
     root: Annotated[Path, typer.Option(help="The folder that holds the authors' released files.")],
     table: Annotated[
-        str, typer.Argument(help="audit (everything), score (ASR), helpfulness, or gpt4 (DeRTa against GPT-4).")
+        str,
+        typer.Argument(
+            help="audit (ASR, accuracy and over-refusal), score (ASR), helpfulness, positions (of refusals), late "
+            "(what stands before late ones), categories (of harm), or gpt4 (DeRTa against GPT-4)."
+        ),
     ] = "audit",
 ) -> None:
     """Score the authors' released outputs again, and print a table as CSV.
