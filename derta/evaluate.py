@@ -14,7 +14,7 @@ from derta.generate import Backend, Case
 from derta.judge import judge
 from derta.models import LM
 from derta.requests import Request, spread
-from derta.runs import claim, digest
+from derta.runs import alone, claim, digest
 
 # The columns by which verdicts are grouped into rates.
 GROUP = ["arm", "seed", "split", "attack", "depth"]
@@ -55,31 +55,40 @@ def attack(
 
     Returns:
         See `rates`.
+
+    Raises:
+        ValueError: an attack is unknown, none is named, or one has no requests.
+        RuntimeError: another process attacks a model of this label in this folder now.
     """
     # Before the model is loaded, so that an unknown name costs no time.
     chosen = [attacks.find(name) for name in ([names] if isinstance(names, str | Attack) else names)]
+    if not chosen:
+        raise ValueError(f"no attack is named; expected some of {', '.join(attacks.ATTACKS)}")
     target = models.load(str(backend)) if isinstance(backend, str | Path) else backend
     run, label = Path(run), label or Path(target.name).name
     found: list[dict[str, Any]] = []
-    for one in chosen:
-        for control in (False,) if one.innocent else (False, True):
-            own = controls if control else requests
-            if own is None and requests is not None:
-                continue
-            asked = spread(spread(one.requests(control) if own is None else own, limit), one.limit)
-            name = file_name(one.name, control)
-            logs = run / "searches" / label / name
-            if one.search is not None:
-                claim(logs, {"model": target.fingerprint(), "settings": one.search})
-            cases = one.cases(asked, control=control, target=target, logs=logs)
-            completions = run / "completions" / label / f"{name}.jsonl"
-            options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size} | one.decoding
-            generate.run(target, cases, completions, forbidden=tuple(one.forbidden()), **options)
-            if one.scored and isinstance(target, LM):
-                score(target, cases, run / "scores" / label / f"{name}.jsonl", batch_size)
-            rows = judged(completions, one, asked)
-            write_atomically(run / "verdicts" / label / f"{name}.jsonl", to_jsonl(rows))
-            found += rows
+    with alone(run / "completions" / label / ".lock", f"attacking {label}"):
+        for one in chosen:
+            for control in (False,) if one.innocent else (False, True):
+                own = controls if control else requests
+                if own is None and requests is not None:
+                    continue
+                asked = spread(spread(one.requests(control) if own is None else own, limit), one.limit)
+                name = file_name(one.name, control)
+                if not asked:
+                    raise ValueError(f"{name}: no request is left; give more than 0, and such as the attack takes")
+                logs = run / "searches" / label / name
+                if one.search is not None:
+                    claim(logs, {"model": target.fingerprint(), "settings": one.search})
+                cases = one.cases(asked, control=control, target=target, logs=logs)
+                completions = run / "completions" / label / f"{name}.jsonl"
+                options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size} | one.decoding
+                generate.run(target, cases, completions, forbidden=tuple(one.forbidden()), **options)
+                if one.scored and isinstance(target, LM):
+                    score(target, cases, run / "scores" / label / f"{name}.jsonl", batch_size)
+                rows = judged(completions, one, asked)
+                write_atomically(run / "verdicts" / label / f"{name}.jsonl", to_jsonl(rows))
+                found += rows
     return rates(pd.DataFrame(found))
 
 

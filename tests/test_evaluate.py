@@ -15,6 +15,7 @@ from derta.evaluate import asr_table, rates, verdicts
 from derta.files import read_jsonl, to_jsonl
 from derta.measures import measure
 from derta.requests import Request, spread
+from derta.runs import alone
 
 COLUMNS = "model,arm,seed,split,attack,depth,category,n,refused,unsafe,unscored"
 HELP = "First, take the tram. Then use the rear door, keep near it with a phone, and leave before the last stop comes."
@@ -209,7 +210,7 @@ def test_questions_that_an_attack_cannot_ask_are_named(tmp_path):
         evaluate.attack(Model(HELP), [multi_turn.ATTACKS[0]], tmp_path, requests=mine)
     with pytest.raises(ValueError, match="unknown attack 'magic'"):
         evaluate.attack(Model(HELP), ["magic"], tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.rglob("*.jsonl"))
 
 
 def test_an_answer_to_no_request_is_named(tmp_path):
@@ -236,3 +237,19 @@ def test_the_place_of_a_refusal_is_counted_in_the_models_own_words(tmp_path):
     evaluate.attack(Model(HELP), "prefill", tmp_path, "derta-s0", limit={"test": 3})
     found = evaluate.positions(tmp_path, [("derta", 0)], ["prefill"], lambda text: len(text.split()))
     assert found.position.isna().all()
+
+
+def test_nothing_to_ask_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no attack is named; expected some of direct, prefill, "):
+        evaluate.attack(Model(HELP), [], tmp_path)
+    with pytest.raises(ValueError, match="direct: no request is left"):
+        evaluate.attack(Model(HELP), "direct", tmp_path, limit=0)
+
+
+def test_two_attacks_on_one_model_at_once_say_so(tmp_path):
+    with (
+        alone(tmp_path / "completions" / "mine" / ".lock", "the first"),
+        pytest.raises(RuntimeError, match=r"attacking mine: is being done already; wait until that has ended"),
+    ):
+        evaluate.attack(Model(HELP), ["direct"], tmp_path, "mine", limit=1)
+    assert len(evaluate.attack(Model(HELP), ["direct"], tmp_path, "mine", limit=1)) == 2

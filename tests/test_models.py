@@ -1,6 +1,9 @@
 """Names, chat formats and the refusal token."""
 
+import hashlib
+import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,3 +87,23 @@ def test_a_wheel_that_is_not_the_pinned_file_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match="could not fetch iniconfig"):
         wheel.unpack(pinned, tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_altered_file_of_a_converted_model_is_named(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes(name.encode())
+    hashes = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in tmp_path.iterdir()}
+    (tmp_path / wheel.HASHES).write_text(json.dumps(hashes))
+    wheel.check(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"nodel.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors: altered since it was converted .* is fetched again"):
+        wheel.check(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model\.safetensors: altered since it was converted \(sha256 no such file"):
+        wheel.check(tmp_path)
+
+
+def test_the_named_model_has_hashes_of_all_its_files():
+    folder = Path(models.resolve("smollm2-135m"))
+    hashes = json.loads((folder / wheel.HASHES).read_text())
+    assert set(hashes) == {path.name for path in folder.iterdir()} - {wheel.HASHES}

@@ -16,7 +16,7 @@ from datasets import load_from_disk
 
 import derta
 from derta.commands import notebooks, profiles
-from derta.runs import CHECKOUT
+from derta.runs import CHECKOUT, alone
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +246,27 @@ def test_the_first_failure_stops_the_run_with_the_cells_error_and_the_next_run_g
     nbformat.write(source, folder / "02_fails.ipynb")
     assert notebooks.run("tiny") == 0
     assert capsys.readouterr().out.count("unchanged") == 1
+
+
+def test_two_runs_of_one_profile_at_once_say_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("DERTA_RUNS", str(tmp_path))
+    with (
+        alone(tmp_path / "smoke" / ".lock", "the first"),
+        pytest.raises(RuntimeError, match=r"the profile smoke: is being done already; wait until that has ended"),
+    ):
+        notebooks.run("smoke")
+
+
+def test_a_lock_ends_with_its_owner(tmp_path):
+    holds = "import sys, time; from pathlib import Path; from derta.runs import alone\n"
+    holds += "with alone(Path(sys.argv[1]), 'the first'): print('held', flush=True); time.sleep(60)"
+    owner = subprocess.Popen(
+        [sys.executable, "-c", holds, tmp_path / ".lock"], cwd=CHECKOUT, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout.readline() == "held\n"
+    with pytest.raises(RuntimeError, match="is being done already"), alone(tmp_path / ".lock", "the second"):
+        pass
+    owner.kill()
+    owner.wait()
+    with alone(tmp_path / ".lock", "the second"):
+        pass

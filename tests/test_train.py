@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from tuning import LORA, SETTINGS, ids, launch, log, weights, write_config, write_pairs, write_rows
 
 from derta import models, training, tuned
-from derta.runs import CHECKOUT
+from derta.runs import CHECKOUT, alone
 
 
 @pytest.fixture
@@ -247,3 +247,13 @@ def test_a_refusal_word_of_two_tokens_stops_before_training(dataset, tmp_path):
     tokenizer.backend_tokenizer.from_str(json.dumps(vocabulary)).save(str(base / "tokenizer.json"))
     with pytest.raises(ValueError, match="refusal word 'Sorry' is not one token"):
         training.train(str(base), dataset, tmp_path / "tuned", **SETTINGS)
+
+
+def test_two_trainings_of_one_model_at_once_say_so(tiny_folder, dataset, tmp_path):
+    folder = tmp_path / "model"
+    with (
+        alone(tmp_path / ".model.lock", "the first"),
+        pytest.raises(RuntimeError, match=r"training model: is being done already"),
+    ):
+        training.train(str(tiny_folder), dataset, folder, **SETTINGS)
+    assert not folder.exists()

@@ -21,7 +21,7 @@ import papermill
 
 from derta.commands.profiles import read_profile
 from derta.files import write_atomically
-from derta.runs import CHECKOUT, DATA, PACKAGE, digest, figure_dir, run_dir
+from derta.runs import CHECKOUT, DATA, PACKAGE, alone, digest, figure_dir, run_dir
 
 NOTEBOOKS = (CHECKOUT or Path.cwd()) / "notebooks"
 
@@ -103,12 +103,18 @@ def run(profile: str) -> int:
 
     Raises:
         FileNotFoundError, ValueError: see `derta.commands.profiles.read_profile`.
+        RuntimeError: another process runs this profile now.
     """
     values = read_profile(profile) | {"profile": profile}
     folder = run_dir(profile)
     for name in ("logs", "notebooks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    begin = time.monotonic()
+    with alone(folder / ".lock", f"the profile {profile}"):
+        return _run(values, folder)
+
+
+def _run(values: dict[str, Any], folder: Path) -> int:
+    begin, profile = time.monotonic(), values["profile"]
     keys: dict[str, str] = {}
     todo = sources()
     for number, source in enumerate(todo, start=1):
