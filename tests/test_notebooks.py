@@ -189,6 +189,14 @@ def test_the_sources_follow_the_conventions_and_their_outputs_are_of_one_run():
             assert not any(counts)
 
 
+def test_each_notebook_leads_to_the_previous_and_the_next_one():
+    paths = notebooks.sources()
+    for before, path, after in zip([None, *paths], paths, [*paths[1:], None], strict=False):
+        links = nbformat.read(path, 4).cells[0].source.split("\n\n")[1]
+        for other in (before, after):
+            assert other is None or f"]({other.name})" in links
+
+
 def test_the_parameters_that_a_reader_sees_are_those_of_the_default_profile():
     small = profiles.read_profile("small")
     for path in notebooks.sources():

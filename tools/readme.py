@@ -1,8 +1,8 @@
-"""Fill the numbers of the README: ``python -m tools.readme``.
+"""Fill the numbers of the README and of ``docs/results.md``: ``python -m tools.readme``.
 
-What stands between the marks ``<!-- numbers -->`` and ``<!-- /numbers -->`` is made from the tables in ``figures/`` and
-their provenance, of the profile `study` where it has been run, otherwise of `small`. `tests/test_readme.py` checks that
-it is up to date.
+What stands between the marks ``<!-- NAME -->`` and ``<!-- /NAME -->`` is made from the tables in ``figures/`` and their
+provenance, of the profile `study` where it has been run, otherwise of `small`. `tests/test_readme.py` checks that it is
+up to date.
 """
 
 import json
@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from derta.attacks import ATTACKS
+from derta.claims import VERDICTS
 from derta.figures import ARM_STYLE
 from derta.plots import on_one_line
 from derta.runs import PACKAGE
 
-MARKS = ("<!-- numbers -->", "<!-- /numbers -->")
 SPLIT = "test"
 PLACES = ("direct", "prefill", "completing")
 TITLES = {name: on_one_line(attack.label) for name, attack in ATTACKS.items()}
@@ -117,8 +117,54 @@ def at_one_threshold(table: pd.DataFrame) -> list[str]:
     return markdown(head, rows)
 
 
-def block(figures: Path) -> str:
-    """Return what stands between the marks.
+def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
+    """Return the result in one sentence."""
+    of = table[table.attack == "prefill"].set_index("arm")
+    vanilla, derta = of.loc["vanilla"], of.loc["derta"]
+    keys = ("split", "first", "second", "attack")
+    rows = compared[(compared[list(keys)] == (SPLIT, "vanilla", "derta", "prefill")).all(axis=1)].set_index("measure")
+    asr, auroc = (cell(*rows.loc[m, ["difference", "low", "high"]], m, "+") for m in ("asr", "auroc"))
+    seeds = "one seed" if derta.seeds == 1 else f"{derta.seeds} seeds"
+    return (
+        f"**After a started reply, ordinary safety tuning refuses {percent(vanilla.harmful)} % of unseen harmful "
+        f"requests and DeRTa {percent(derta.harmful)} %; the attack succeeds in {percent(vanilla.asr)} and "
+        f"{percent(derta.asr)} % (difference {asr} points; {derta.n} requests, {seeds}). But DeRTa refuses "
+        f"{percent(derta.benign)} % of their innocent twins too: the refusal moves to any position, and the judgement "
+        f"behind it hardly improves (AUROC {vanilla.auroc:.2f} and {derta.auroc:.2f}, difference {auroc}).**"
+    )
+
+
+def summary(judged: pd.DataFrame) -> list[str]:
+    """Return how many claims have which verdict, and which."""
+    rows = []
+    for verdict in VERDICTS:
+        ids = judged.id[judged.verdict == verdict]
+        rows.append([verdict, str(len(ids)), ", ".join(ids)])
+    return markdown(["verdict", "claims", ""], rows)
+
+
+def verdicts(judged: pd.DataFrame) -> list[str]:
+    """Return the verdict on every claim, with its numbers."""
+    rows = [[row.id, row.source, row.claim, row.verdict, f"`{row.numbers}`"] for row in judged.itertuples()]
+    return markdown(["", "made in", "claim", "verdict", "numbers"], rows)
+
+
+def costs(table: pd.DataFrame) -> list[str]:
+    """Return what tuning costs: differences in accuracy (points) and in likelihood (nats per token)."""
+    rows = []
+    for (first, second), group in table[table.measure != "kl"].groupby(["first", "second"], sort=False):
+        label = f"{ARM_STYLE[second]['label']} less {ARM_STYLE[first]['label']}"
+        for row in group.to_dict("records"):
+            scale, digits = (100, 1) if row["measure"] == "accuracy" else (1, 2)
+            values = (f"{scale * row[name]:+.{digits}f}" for name in ("difference", "low", "high"))
+            unit = "accuracy, points" if row["measure"] == "accuracy" else "nats per token"
+            rows.append([label, row["of"], unit, str(row["n"]), "{} [{}, {}]".format(*values)])
+            label = ""
+    return markdown(["", "of", "", "n", "difference"], rows)
+
+
+def blocks(figures: Path) -> dict[str, str]:
+    """Return what stands between the marks, by name.
 
     Raises:
         FileNotFoundError: neither profile has been run.
@@ -130,27 +176,37 @@ def block(figures: Path) -> str:
     made = json.loads((folder / "measures.json").read_text(encoding="utf-8"))
     seeds = sorted({int(model.rsplit("-s", 1)[1]) for model in made["models"]})
     tested = table[table.split == SPLIT]
-    lines = [
+    compared, judged = (pd.read_csv(folder / f"{name}.csv") for name in ("differences", "claims"))
+    numbers = [
         f"Profile `{made['profile']}`, seeds {', '.join(map(str, seeds))}, commit {made['commit']}, {made['machine']}.",
         "",
         *by_attack(table),
         "",
-        *differences(pd.read_csv(folder / "differences.csv")),
+        *differences(compared),
         "",
         *by_arm(tested),
         "",
         *at_one_threshold(pd.read_csv(folder / "threshold.csv")),
     ]
-    return "\n".join(lines)
+    lines = {"numbers": numbers, "headline": [headline(tested, compared)], "claims": summary(judged)}
+    lines |= {"verdicts": verdicts(judged), "costs": costs(pd.read_csv(folder / "helpfulness.csv"))}
+    return {name: "\n".join(of) for name, of in lines.items()}
 
 
-def fill(readme: str, numbers: str) -> str:
-    """Return the README's text with `numbers` between the marks."""
-    before, _, rest = readme.partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    return f"{before}{MARKS[0]}\n\n{numbers}\n\n{MARKS[1]}{after}"
+def fill(text: str, made: dict[str, str]) -> str:
+    """Return a text with the blocks of `made` between its marks; it need not have all of them."""
+    for name, block in made.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, found, rest = text.partition(start)
+        if found:
+            text = f"{before}{start}\n\n{block}\n\n{end}{rest.partition(end)[2]}"
+    return text
 
+
+PAGES = ("README.md", "docs/results.md")
 
 if __name__ == "__main__":
-    readme = PACKAGE.parent / "README.md"
-    readme.write_text(fill(readme.read_text(encoding="utf-8"), block(PACKAGE.parent / "figures")), encoding="utf-8")
+    for page in PAGES:
+        path = PACKAGE.parent / page
+        made = blocks(PACKAGE.parent / "figures")
+        path.write_text(fill(path.read_text(encoding="utf-8"), made), encoding="utf-8")
