@@ -70,10 +70,9 @@ def attack(
     with alone(run / "completions" / label / ".lock", f"attacking {label}"):
         for one in chosen:
             for control in (False,) if one.innocent else (False, True):
-                own = controls if control else requests
-                if own is None and requests is not None:
+                asked = chosen_requests(one, control, requests, controls, limit)
+                if asked is None:
                     continue
-                asked = spread(spread(one.requests(control) if own is None else own, limit), one.limit)
                 name = file_name(one.name, control)
                 if not asked:
                     raise ValueError(f"{name}: no request is left; give more than 0, and such as the attack takes")
@@ -90,6 +89,20 @@ def attack(
                 write_atomically(run / "verdicts" / label / f"{name}.jsonl", to_jsonl(rows))
                 found += rows
     return rates(pd.DataFrame(found))
+
+
+def chosen_requests(
+    one: Attack,
+    control: bool,
+    requests: Sequence[Request] | None = None,
+    controls: Sequence[Request] | None = None,
+    limit: int | Mapping[str, int | None] | None = None,
+) -> list[Request] | None:
+    """Return what `attack` asks by an attack, or by its control; None if your own questions have no controls."""
+    own = controls if control else requests
+    if own is None and requests is not None:
+        return None
+    return spread(spread(one.requests(control) if own is None else own, limit), one.limit)
 
 
 def score(lm: LM, cases: Sequence[Case], path: Path, batch_size: int) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 import typer
 
 from derta.commands import cli
+from derta.generate import Completion
 
 COMMANDS = ("run", "train", "attack", "judge", "audit")
 
@@ -138,3 +140,30 @@ def test_no_temperature_needs_a_server(derta, tmp_path):
     for command in (["attack", "m", tmp_path], ["judge", tmp_path, "--kind", "rubric", "--model", "m"]):
         status, out, err = derta(*command, "--no-temperature")
         assert (status, out, err) == (1, "", "derta: --no-temperature belongs to --base-url\n")
+
+
+def test_a_price_is_shown_before_a_server_is_asked(derta, tmp_path, monkeypatch):
+    class Answers:
+        """An endpoint that refuses."""
+
+        name, batched = "m", False
+
+        def fingerprint(self):
+            return "m"
+
+        def render(self, prompt):
+            return prompt.messages[0]["content"]
+
+        def complete(self, prompts, **decoding):
+            return [Completion("Sorry, but I can't help with that.", "stop", 9, 9) for _ in prompts]
+
+    monkeypatch.setattr(cli, "server", lambda *_: Answers())
+    asked = ["attack", "m", tmp_path, "--base-url", "http://x/v1", "--attacks", "direct", "--limit", 4]
+    status, _, said = derta(*asked, "--prices", 100, 1000, "--budget", 9)
+    assert status == 0
+    assert re.match(r"8 requests to m, at most \$\d\.\d\d; the budget is \$9.00\n", said)
+
+
+def test_a_budget_belongs_to_prices_and_prices_to_a_server(derta, tmp_path):
+    assert "--budget needs --prices" in derta("attack", "m", tmp_path, "--budget", 9)[2]
+    assert "--prices belongs to --base-url" in derta("attack", "m", tmp_path, "--prices", 1, 2)[2]

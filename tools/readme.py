@@ -123,14 +123,14 @@ def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
     vanilla, derta = of.loc["vanilla"], of.loc["derta"]
     keys = ("split", "first", "second", "attack")
     rows = compared[(compared[list(keys)] == (SPLIT, "vanilla", "derta", "prefill")).all(axis=1)].set_index("measure")
-    asr, auroc = (cell(*rows.loc[m, ["difference", "low", "high"]], m, "+") for m in ("asr", "auroc"))
+    found = {row.Index: cell(row.difference, row.low, row.high, row.Index, "+") for row in rows.itertuples()}
     seeds = "one seed" if derta.seeds == 1 else f"{derta.seeds} seeds"
     return (
         f"**After a started reply, ordinary safety tuning refuses {percent(vanilla.harmful)} % of unseen harmful "
         f"requests and DeRTa {percent(derta.harmful)} %; the attack succeeds in {percent(vanilla.asr)} and "
-        f"{percent(derta.asr)} % (difference {asr} points; {derta.n} requests, {seeds}). But DeRTa refuses "
-        f"{percent(derta.benign)} % of their innocent twins too: the refusal moves to any position, and the judgement "
-        f"behind it hardly improves (AUROC {vanilla.auroc:.2f} and {derta.auroc:.2f}, difference {auroc}).**"
+        f"{percent(derta.asr)} % (difference {found['asr']} points; {derta.n} requests, {seeds}). But DeRTa refuses "
+        f"{percent(derta.benign)} % of their innocent twins too. Harm is told from its twin with an AUROC of "
+        f"{vanilla.auroc:.2f} by P(refusal) of the one, {derta.auroc:.2f} of the other ({found['auroc']}).**"
     )
 
 

@@ -130,13 +130,40 @@ def attack(
     batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 32,
     base_url: BaseUrl = "",
     temperature: Temperature = True,
+    prices: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="US dollars for a million tokens of prompts, and of answers, on the server."),
+    ] = None,
+    budget: Annotated[float, typer.Option(min=0, help="US dollars at which to stop; needs --prices.")] = 0,
 ) -> None:
-    """Attack a model, judge its answers, and print refusals and ASR as CSV."""
+    """Attack a model, judge its answers, and print refusals and ASR as CSV.
+
+    On a server with --prices, the number of requests and their highest price are shown before, and --budget stops the
+    run before it is exceeded. Every answer is kept, and the same command goes on from there.
+    """
     from derta import evaluate, requests
 
     own, twins = (requests.read_questions(path) if path else None for path in (questions, controls))
+    target: Any = server(model, base_url, temperature) or model
+    if prices is not None:
+        if not base_url:
+            raise ValueError("--prices belongs to --base-url")
+        from derta.attacks import find
+        from derta.judges.budget import Priced
+
+        target = Priced(target, prices, budget)
+        cases = [
+            case
+            for one in map(find, attacks.split(","))
+            for control in (False, True)
+            if not one.needs_model and not (control and one.innocent)
+            for case in one.cases(evaluate.chosen_requests(one, control, own, twins, limit) or (), control=control)
+        ]
+        print(target.announce(cases, max_new_tokens), file=sys.stderr)
+    elif budget:
+        raise ValueError("--budget needs --prices")
     table = evaluate.attack(
-        server(model, base_url, temperature) or model,
+        target,
         attacks.split(","),
         folder,
         requests=own,
