@@ -3,6 +3,9 @@
 import csv
 import json
 import lzma
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -92,3 +95,20 @@ def test_bad_sources_are_named(tmp_path):
     rows = [row(1), row(3, response=None)]
     with pytest.raises(ValueError, match="beavertails, row 2: response is of type NoneType, expected str"):
         sources.beavertails_triples(rows)
+
+
+def test_a_file_on_github_is_downloaded_once(tmp_path, monkeypatch):
+    source = sources.SOURCES["harmbench"]
+    path = tmp_path / "home" / source.repository / source.revision / source.file
+    path.parent.mkdir(parents=True)
+    path.write_text("Behavior,FunctionalCategory,BehaviorID,SemanticCategory\nPaint a fence,standard,x,y\n")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "home"))
+    monkeypatch.setenv("DERTA_CACHE", str(tmp_path / "cache"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as home:
+        threading.Thread(target=home.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{home.server_port}/{source.repository}/{source.revision}"
+        monkeypatch.setattr(sources.Source, "github", address)
+        first = sources.load("harmbench")
+        home.shutdown()
+    assert first["Behavior"] == ["Paint a fence"]
+    assert sources.load("harmbench")["Behavior"] == ["Paint a fence"]

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pooch
 from datasets import Dataset, load_dataset
 
 from derta.corpus import refusals
 from derta.files import read_csv
 from derta.material import Example, Triple
 from derta.requests import Request
-from derta.runs import DATA
+from derta.runs import DATA, cache_dir
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def load(name: str, folder: str | Path | None = None) -> Dataset:
     if folder is not None and not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; clone {source.repository} there, or leave it out")
     if source.file:
-        home = source.github if folder is None else folder
-        rows = load_dataset("csv", data_files=f"{home}/{source.file}", split=source.split)
+        path = Path(folder) / source.file if folder is not None else _fetched(source)
+        rows = load_dataset("csv", data_files=str(path), split=source.split)
     elif folder is None:
         rows = load_dataset(source.repository, revision=source.revision, split=source.split)
     else:
@@ -89,6 +90,13 @@ def load(name: str, folder: str | Path | None = None) -> Dataset:
     if missing := [column for column in source.columns if column not in rows.column_names]:
         raise ValueError(f"{name} ({folder or source.repository}): missing {', '.join(missing)}")
     return rows
+
+
+def _fetched(source: Source) -> Path:
+    """Download a file of a pinned commit once; the commit is part of its address and of its name."""
+    kept = cache_dir() / "published" / source.repository / source.revision
+    name = Path(source.file).name
+    return Path(pooch.retrieve(f"{source.github}/{source.file}", known_hash=None, fname=name, path=kept))
 
 
 def checked(name: str, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
