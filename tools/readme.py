@@ -163,6 +163,18 @@ def costs(table: pd.DataFrame) -> list[str]:
     return markdown(["", "of", "", "n", "difference"], rows)
 
 
+def labels(table: pd.DataFrame) -> str:
+    """Return how far the rows of training reach, and which share of the labels RTO has."""
+    (row,) = table.to_dict("records")
+    return (
+        f"- Training rows end at {row['max_length']} tokens (the paper's at 1,024): the harmful prefix has a median of "
+        f"{row['prefix_median']} tokens, and RTO reaches position {row['rto_reach']} of a response. Of the labels, RTO "
+        f"holds {percent(row['rto_share'])} % here and would hold about {100 * row['paper_full_share']:.1f} % in the "
+        f"paper's full fine-tuning ({100 * row['paper_lora_share']:.1f} % with LoRA), where helpful rows are ten times "
+        "as many as safety rows."
+    )
+
+
 def blocks(figures: Path) -> dict[str, str]:
     """Return what stands between the marks, by name.
 
@@ -190,6 +202,7 @@ def blocks(figures: Path) -> dict[str, str]:
     ]
     lines = {"numbers": numbers, "headline": [headline(tested, compared)], "claims": summary(judged)}
     lines |= {"verdicts": verdicts(judged), "costs": costs(pd.read_csv(folder / "helpfulness.csv"))}
+    lines["labels"] = [labels(pd.read_csv(folder / "labels.csv"))]
     return {name: "\n".join(of) for name, of in lines.items()}
 
 
