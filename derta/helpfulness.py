@@ -18,7 +18,7 @@ from derta import depth, stats
 from derta.corpus import Response
 from derta.files import read_csv, write_csv
 from derta.models import LM
-from derta.runs import PACKAGE, claim
+from derta.runs import DATA, PACKAGE, claim, digest
 
 TASKS = PACKAGE / "tasks"
 
@@ -92,13 +92,14 @@ def measure(
     batch_size: int,
 ) -> pd.DataFrame:
     """Return the rows of `accuracy` and of `likelihood`, kept in ``folder/helpfulness.csv``."""
-    ids = {kind: [row.id for row in rows] for kind, rows in texts.items()}
-    models = {"model": lm.fingerprint(), "base": base.fingerprint()}
-    claim(folder, models | {"questions": dict(questions), "texts": ids, "tokens": tokens, "batch_size": batch_size})
+    read = digest([[kind, row.prompt, row.response] for kind, rows in texts.items() for row in rows])
+    asked = digest(dict(questions), *sorted(TASKS.glob("*.*")), DATA / "exact_match.csv")
+    inputs = {"model": lm.fingerprint(), "base": base.fingerprint(), "texts": read, "questions": asked}
+    claim(folder, inputs | {"tokens": tokens, "batch_size": batch_size})
     path = folder / "helpfulness.csv"
     if not path.exists():
-        asked = accuracy(lm, questions, batch_size)
-        write_csv(path, asked + likelihood(lm, base, texts, tokens, min(batch_size, 16)))
+        answered = accuracy(lm, questions, batch_size)
+        write_csv(path, answered + likelihood(lm, base, texts, tokens, min(batch_size, 16)))
     rows = read_csv(path, ("measure", "of", "item", "value"))
     return pd.DataFrame(rows).astype({"value": float})
 

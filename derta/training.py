@@ -58,11 +58,20 @@ class Progress(TrainerCallback):
 class Keep(TrainerCallback):
     """Keeps the model of every checkpoint in ``kept/step-<n>``, without what only a further start needs."""
 
+    def on_train_begin(self, args, state, control, model, processing_class, **kwargs):
+        # A run that was killed between the checkpoint and this copy of it.
+        if state.global_step and not (Path(args.output_dir) / "kept" / f"step-{state.global_step}").exists():
+            self.on_save(args, state, control, model, processing_class)
+
     def on_save(self, args, state, control, model, processing_class, **kwargs):
         folder = Path(args.output_dir) / "kept" / f"step-{state.global_step}"
+        part = Path(args.output_dir) / "kept.part"
+        shutil.rmtree(part, ignore_errors=True)
         weights = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
-        model.save_pretrained(folder, state_dict=weights)
-        processing_class.save_pretrained(folder)
+        model.save_pretrained(part, state_dict=weights)
+        processing_class.save_pretrained(part)
+        folder.parent.mkdir(exist_ok=True)
+        part.rename(folder)
 
 
 def train(
@@ -122,6 +131,8 @@ def _train(
     for name, value in (("batch_size", batch_size), ("frozen_layers", frozen_layers)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"{name} is {value!r}; expected a whole number, 0 or more")
+    if not isinstance(keep, bool):
+        raise ValueError(f"keep is {keep!r}; expected true or false")
     rows = load(dataset)
     pairs = "prompt_ids" in rows.column_names
     given, (args, _) = read(pairs, settings), configure(pairs, settings)

@@ -22,6 +22,10 @@ LOGGED = """loss learning_rate grad_norm mle_loss mle_tokens rto_loss rto_tokens
     rewards/chosen rewards/rejected rewards/accuracies""".split()
 
 
+# The folders that a training writes beside its checkpoints and that go into the model's folder.
+COMES_ALONG = ("tensorboard", "kept")
+
+
 def origin(base: str) -> str:
     """Return the name of a model; for a local folder, with a hash of its inputs or of its files' sizes and times."""
     made = inputs_of(Path(base)) or files_of(base)
@@ -68,6 +72,9 @@ def finish(
     part = checkpoints / "model"
     main = trainer.is_world_process_zero()
     if main:
+        for name in COMES_ALONG:  # of a start that was killed here
+            if (part / name).is_dir() and not (checkpoints / name).exists():
+                shutil.move(part / name, checkpoints / name)
         shutil.rmtree(part, ignore_errors=True)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if isinstance(trainer.model, PeftModel):
@@ -78,7 +85,7 @@ def finish(
     trainer.save_model(str(part))
     if main:
         (part / "training_args.bin").unlink(missing_ok=True)  # a pickle, and provenance.json says the same
-        for name in ("tensorboard", "kept"):
+        for name in COMES_ALONG:
             if (checkpoints / name).is_dir():
                 shutil.move(checkpoints / name, part / name)
         log = [entry for entry in trainer.state.log_history if "loss" in entry]

@@ -27,6 +27,8 @@ TEXTS = {"plain": corpus.responses("plain-validation")[:3], "instructions": corp
         ("multiple_choice", ["C"], "The answer is (C), not (A).", True),
         ("multiple_choice", ["C"], "A) eagle", False),
         ("multiple_choice", ["A"], "Dogs can.", False),
+        ("multiple_choice", ["A"], "A horse is an animal.", False),
+        ("multiple_choice", ["D"], "A horse is one: D) horse", True),
         ("knowledge", ["autumn", "fall"], "Fall comes next.", True),
         ("knowledge", ["fall"], "Waterfalls.", False),
     ],
@@ -147,3 +149,25 @@ def test_the_models_of_all_checkpoints_are_kept_and_the_last_is_the_result(tiny_
 def test_checkpoints_of_an_adapter_are_not_kept(tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="full fine-tuning in one process"):
         training.train(str(tiny_folder), write_rows(tmp_path / "data"), tmp_path / "kept", keep=True, **LORA)
+
+
+def test_a_kept_model_that_a_kill_lost_is_written_at_the_next_start(tiny_folder, tmp_path, monkeypatch):
+    dataset, settings = write_rows(tmp_path / "data"), SETTINGS | {"save_steps": 2}
+    whole = training.train(str(tiny_folder), dataset, tmp_path / "whole", keep=True, **settings)
+    saved = training.Keep.on_save
+    calls = []
+
+    def dies(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        saved(self, *args, **kwargs)
+
+    monkeypatch.setattr(training.Keep, "on_save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(str(tiny_folder), dataset, tmp_path / "killed", keep=True, **settings)
+    monkeypatch.undo()
+    killed = training.train(str(tiny_folder), dataset, tmp_path / "killed", keep=True, **settings)
+    for step in (2, 4, 6):
+        files = [(folder / "kept" / f"step-{step}" / "model.safetensors").read_bytes() for folder in (whole, killed)]
+        assert files[0] == files[1]

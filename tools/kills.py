@@ -72,6 +72,8 @@ def kill(process: subprocess.Popen, kind: str) -> str:
             os.kill(pid, signal.SIGKILL)
         return "what the main process had started went on without it"
     os.killpg(process.pid, signal.SIGKILL)
+    for pid in filter(lambda pid: Path(f"/proc/{pid}").exists(), started):
+        os.kill(pid, signal.SIGKILL)  # a kernel is in a session of its own
     process.wait()
     return "" if ended(started, 60) else "a process was left"
 
@@ -86,15 +88,18 @@ def contents(runs: Path) -> dict[str, str]:
 def disturbed(runs: Path, kills: int, seed: int, longest: float) -> list[str]:
     """Run `smoke` to its end, with `kills` kills on the way; return what went wrong."""
     rng, faults = random.Random(seed), []
-    for number in range(kills):
-        kind, seconds = KINDS[number % len(KINDS)], rng.uniform(2, longest)
+    done = 0
+    while done < kills:
+        kind, seconds = KINDS[done % len(KINDS)], rng.uniform(2, longest)
         process = start(runs)
         try:
-            status: int | str = process.wait(seconds)
-            fault = "" if status == 0 else f"ended with status {status}"
+            status = process.wait(seconds)
+            print(f"at its end after {done} kills, with status {status}", flush=True)
+            faults += [f"ended with status {status}"] if status else []
+            break
         except subprocess.TimeoutExpired:
-            status, fault = "killed", kill(process, kind)
-        print(f"{number + 1:3} {kind:10} after {seconds:5.1f} s: {status}; {fault or 'as it should'}", flush=True)
+            done, fault = done + 1, kill(process, kind)
+        print(f"{done:3} {kind:10} after {seconds:5.1f} s: {fault or 'as it should'}", flush=True)
         faults += [fault] if fault else []
     if status := start(runs).wait():
         faults.append(f"the last start ended with status {status}")

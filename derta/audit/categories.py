@@ -37,7 +37,8 @@ def category(question: str) -> str:
 
 
 def table(folder: Folder, model: str = "LLaMA3-70B", arms: tuple[str, ...] = ("vanilla", "dpo", "derta")) -> list[dict]:
-    """Tabulate the ASR by category, over all attacks but PAIR, whose summaries hold no text of safe responses.
+    """Tabulate the ASR by category, over all attacks but PAIR, whose summaries hold no text of safe responses, and of
+    the prompts that hold a question.
 
     Returns:
         Per category, the largest first and `OTHER` last, and arm: `questions`, `n`, `unsafe`, and `percent` with the
@@ -50,9 +51,10 @@ def table(folder: Folder, model: str = "LLaMA3-70B", arms: tuple[str, ...] = ("v
             continue
         for row in rows:
             number, text = question(row)
+            if number < 0:
+                continue  # AutoDAN's search lost the question
             group = category(text)
-            if number >= 0:
-                questions[group].add(number)
+            questions[group].add(number)
             counts[group, key.arm].update(["n", judge(row).verdict])
     found = []
     for group in sorted(questions, key=lambda name: (name == OTHER, -len(questions[name]))):

@@ -86,6 +86,8 @@ def train(
     for name in ("batch_size", "frozen_layers"):
         if name in given and str(given[name]).isdigit():
             given[name] = int(given[name])
+    if given.get("keep") in ("true", "false"):
+        given["keep"] = given["keep"] == "true"
     training.train(**given)
 
 
@@ -152,14 +154,15 @@ def attack(
         from derta.judges.budget import Priced
 
         target = Priced(target, prices, budget)
-        cases = [
-            case
+        asked = [
+            (case.prompt, one.decoding.get("max_new_tokens", max_new_tokens))
             for one in map(find, attacks.split(","))
-            for control in (False, True)
-            if not one.needs_model and not (control and one.innocent)
-            for case in one.cases(evaluate.chosen_requests(one, control, own, twins, limit) or (), control=control)
+            for control in ((False,) if one.innocent else (False, True))
+            for case in one.cases(
+                evaluate.chosen_requests(one, control, own, twins, limit) or (), control=control, target=target
+            )
         ]
-        print(target.announce(cases, max_new_tokens), file=sys.stderr)
+        print(target.announce(asked), file=sys.stderr)
     elif budget:
         raise ValueError("--budget needs --prices")
     table = evaluate.attack(

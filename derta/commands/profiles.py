@@ -46,7 +46,7 @@ class LongTerm(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    checkpoints: Positive
+    checkpoints: Annotated[int, Field(ge=2, strict=True)]
     steps: Annotated[int, Field(ge=4, strict=True)]
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0)]

@@ -1,22 +1,23 @@
 """A server whose answers cost money: the price is shown before anything is asked, and a budget stops in time."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from derta.generate import Case, Completion, Prompt
+from derta.generate import Completion, Prompt
 from derta.judges.endpoint import Endpoint
 
-# What an unknown tokenizer makes of a text at most: a token for every two bytes, and a few for each message.
-BYTES_PER_TOKEN, PER_MESSAGE = 2, 8
+# What an unknown tokenizer makes of a message at most, beside a token for each of its bytes.
+PER_MESSAGE = 8
 
 
 @dataclass
 class Priced:
     """An `Endpoint` with prices: a `derta.generate.Backend` that asks nothing more once its budget could be exceeded.
 
-    What has been answered is kept by whoever asks; with a larger budget, or a new one, the same command goes on.
+    What has been answered is kept by whoever asks, so that the same command goes on with another budget. Tries that
+    the server charges although they gave no usable answer are not seen.
 
     Attributes:
         prices: US dollars for a million tokens of prompts, and of answers.
@@ -29,8 +30,8 @@ class Priced:
     budget: float
     spent: float = 0.0
     batched: ClassVar[bool] = False
-    _pending: float = field(default=0.0, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _pending: dict[int, float] = field(default_factory=dict, init=False, repr=False)
+    _changed: threading.Condition = field(default_factory=threading.Condition, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -44,19 +45,20 @@ class Priced:
         """Return the prompt as the endpoint renders it."""
         return self.endpoint.render(prompt)
 
-    def at_most(self, prompts: Iterable[Prompt], max_new_tokens: int) -> float:
-        """Return what the answers to `prompts` cost at most, in US dollars."""
-        total = 0.0
-        for prompt in prompts:
-            texts = [*(turn["content"] for turn in prompt.messages), prompt.start]
-            read = sum(len(text.encode()) // BYTES_PER_TOKEN + PER_MESSAGE for text in texts)
-            total += (read * self.prices[0] + max_new_tokens * self.prices[1]) / 1e6
-        return total
+    def at_most(self, prompt: Prompt, max_new_tokens: int) -> float:
+        """Return what an answer to `prompt` costs at most, in US dollars."""
+        texts = [*(turn["content"] for turn in prompt.messages), prompt.start]
+        read = sum(len(text.encode()) + PER_MESSAGE for text in texts)
+        return (read * self.prices[0] + max_new_tokens * self.prices[1]) / 1e6
 
-    def announce(self, cases: Sequence[Case], max_new_tokens: int) -> str:
-        """Return one line with the number of requests and their price."""
-        cost = self.at_most((case.prompt for case in cases), max_new_tokens)
-        return f"{len(cases)} requests to {self.name}, at most ${cost:.2f}; the budget is ${self.budget:.2f}"
+    def announce(self, asked: Sequence[tuple[Prompt, int]]) -> str:
+        """Return one line with the number of requests and their price.
+
+        Args:
+            asked: the prompts, each with its `max_new_tokens`.
+        """
+        cost = sum(self.at_most(*pair) for pair in asked)
+        return f"{len(asked)} requests to {self.name}, at most ${cost:.2f}; the budget is ${self.budget:.2f}"
 
     def complete(self, prompts: Sequence[Prompt], *, max_new_tokens: int, **decoding: Any) -> list[Completion]:
         """Answer `prompts`; see `derta.judges.endpoint.Endpoint.complete`.
@@ -64,25 +66,31 @@ class Priced:
         Raises:
             RuntimeError: their price could exceed what is left of the budget.
         """
-        dearest = self.at_most(prompts, max_new_tokens)
-        with self._lock:
-            if self.spent + self._pending + dearest > self.budget:
+        dearest = sum(self.at_most(prompt, max_new_tokens) for prompt in prompts)
+        with self._changed:
+            # Answers that are still to come mostly cost less than what is set aside for them.
+            self._changed.wait_for(lambda: not self._pending or self._reaches(dearest))
+            if not self._reaches(dearest):
                 raise RuntimeError(
-                    f"the budget of ${self.budget:.2f} is used up (spent: ${self.spent:.2f}); what was answered is "
-                    "kept: start again with another budget to go on"
+                    f"the budget of ${self.budget:.2f} does not reach for the next request (spent: ${self.spent:.2f}); "
+                    "what was answered is kept: start again with another budget to go on"
                 )
-            self._pending += dearest
-        cost = 0.0
+            self._pending[threading.get_ident()] = dearest
+        cost = dearest  # of a request that fails, as far as is known
         try:
             answers = self.endpoint.complete(prompts, max_new_tokens=max_new_tokens, **decoding)
             cost = sum(self._cost(*pair, max_new_tokens) for pair in zip(prompts, answers, strict=True))
         finally:
-            with self._lock:
-                self._pending -= dearest
+            with self._changed:
+                del self._pending[threading.get_ident()]
                 self.spent += cost
+                self._changed.notify_all()
         return answers
+
+    def _reaches(self, price: float) -> bool:
+        return self.spent + sum(self._pending.values()) + price <= self.budget
 
     def _cost(self, prompt: Prompt, answer: Completion, max_new_tokens: int) -> float:
         if answer.prompt_tokens is None or answer.new_tokens is None:
-            return self.at_most([prompt], max_new_tokens)
+            return self.at_most(prompt, max_new_tokens)
         return (answer.prompt_tokens * self.prices[0] + answer.new_tokens * self.prices[1]) / 1e6

@@ -15,7 +15,8 @@ from derta.published.released import fetch
 # The authors' files of questions, by task.
 RELEASED = {name: f"data/test/helpfulness_{name}_500.json" for name in ("gsm8k", "mmlu")}
 
-_LETTER = re.compile(r"(?<![A-Za-z'’])\(?([A-D])(?![A-Za-z'’])")
+# A letter of an option; not the article at the beginning of a sentence.
+_LETTER = re.compile(r"(?<![A-Za-z'’])\(?([A-D])(?![A-Za-z'’])(?! [a-z])")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
