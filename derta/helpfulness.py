@@ -42,7 +42,9 @@ def accuracy(lm: LM, questions: Mapping[str, int], batch_size: int) -> list[dict
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise ImportError(f"lm-evaluation-harness is not installed: pip install 'derta[notebooks]' ({error})") from None
-    harness = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=batch_size, softmax_dtype="float32")
+    # The harness keeps the logits of every position: 32 rows of 300 tokens and 50,000 words are 2 GB in float32.
+    rows_at_once = min(batch_size, 32)
+    harness = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, batch_size=rows_at_once, softmax_dtype="float32")
     tasks, rows = TaskManager(include_path=str(TASKS), include_defaults=False), []
     for name, limit in questions.items():
         task = f"derta_{name}"
