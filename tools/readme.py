@@ -8,6 +8,7 @@ up to date.
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from derta.attacks import ATTACKS
@@ -121,16 +122,17 @@ def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
     """Return the result in one sentence."""
     of = table[table.attack == "prefill"].set_index("arm")
     vanilla, derta = of.loc["vanilla"], of.loc["derta"]
-    keys = ("split", "first", "second", "attack")
-    rows = compared[(compared[list(keys)] == (SPLIT, "vanilla", "derta", "prefill")).all(axis=1)].set_index("measure")
+    asked = {"split": SPLIT, "first": "vanilla", "second": "derta", "attack": "prefill"}
+    chosen = np.logical_and.reduce([compared[name] == value for name, value in asked.items()])
+    rows = compared[chosen].set_index("measure")
     found = {row.Index: cell(row.difference, row.low, row.high, row.Index, "+") for row in rows.itertuples()}
     seeds = "one seed" if derta.seeds == 1 else f"{derta.seeds} seeds"
     return (
         f"**After a started reply, ordinary safety tuning refuses {percent(vanilla.harmful)} % of unseen harmful "
         f"requests and DeRTa {percent(derta.harmful)} %; the attack succeeds in {percent(vanilla.asr)} and "
         f"{percent(derta.asr)} % (difference {found['asr']} points; {derta.n} requests, {seeds}). But DeRTa refuses "
-        f"{percent(derta.benign)} % of their innocent twins too. Harm is told from its twin with an AUROC of "
-        f"{vanilla.auroc:.2f} by P(refusal) of the one, {derta.auroc:.2f} of the other ({found['auroc']}).**"
+        f"{percent(derta.benign)} % of their innocent twins too; its P(refusal) tells the two apart with an AUROC of "
+        f"{derta.auroc:.2f}, vanilla's with {vanilla.auroc:.2f} (difference {found['auroc']}).**"
     )
 
 
