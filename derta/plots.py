@@ -65,11 +65,11 @@ def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str)
         upper.set(title="Refused: harmful requests and their benign twins", ylabel="percent", ylim=(-3, 103))
         lower.set(title="Selectivity: refused harmful − refused twin", ylabel="percentage points")
         lower.axhline(0, color="#888888", lw=0.8)
-        for ax in (upper, lower):
-            ax.set_xticks(range(len(attacks)), [labels[name] for name in attacks])
+        names = [f"{on_one_line(labels[name])} ({_pairs(rows, name)})" for name in attacks]
+        for ax, shown in ((upper, [""] * len(names)), (lower, names)):
+            ax.set_xticks(range(len(attacks)), shown, rotation=30, ha="right", rotation_mode="anchor")
             ax.grid(axis="x", visible=False)
         figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(arms), 4))
-        lower.set_xticks(range(len(attacks)), [f"{labels[name]}\n({_pairs(rows, name)})" for name in attacks])
         figure.suptitle(
             f"Attacks on {model}: unseen behaviours and phrasings; in brackets, pairs per model\n"
             "95 % intervals over seeds and behaviours",

@@ -45,8 +45,7 @@ def test_attack_figure_shows_every_arm_twice_and_its_selectivity_once():
     upper, lower = plots.refusals_by_attack(rows, labels, "tiny").axes
     assert len(upper.containers) == 4
     assert len(lower.containers) == 2
-    assert [label.get_text() for label in upper.get_xticklabels()] == ["Direct\nquestion", "Prefilled\nstart"]
-    assert [label.get_text() for label in lower.get_xticklabels()] == ["Direct\nquestion\n(4)", "Prefilled\nstart\n(4)"]
+    assert [label.get_text() for label in lower.get_xticklabels()] == ["Direct question (4)", "Prefilled start (4)"]
 
 
 def test_the_figure_by_arm_leaves_out_what_was_not_measured():
