@@ -416,9 +416,8 @@ def test_a_new_attack_is_one_file_and_one_line(tmp_path, monkeypatch):
     paired = measures.measure(judged).to_dict("records")
     assert {(row["attack"], row["n"]) for row in paired} == {("direct", 6), ("moon", 6)}
     labels = {name: attack.label for name, attack in ATTACKS.items()}
-    upper, lower = plots.refusals_by_attack(paired, labels, "m").axes
-    assert [label.get_text() for label in upper.get_xticklabels()] == ["Direct\nquestion", "By the\nmoon"]
-    assert lower.get_xticklabels()[1].get_text() == "By the\nmoon\n(6)"
+    _, lower = plots.refusals_by_attack(paired, labels, "m").axes
+    assert [label.get_text() for label in lower.get_xticklabels()] == ["Direct question (6)", "By the moon (6)"]
 
 
 def test_no_attack_shares_a_file_with_another_or_with_a_control():
