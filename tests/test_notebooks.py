@@ -24,9 +24,10 @@ def checkout(tmp_path_factory) -> Path:
     """A second checkout, of another version than the one that the environment has installed."""
     folder = tmp_path_factory.mktemp("second checkout")
     (folder / "tests").mkdir()
-    # Notebook 07 judges the labelled texts of the tests.
-    labelled = ("tests/judge_labels.jsonl", "tests/judge_texts.jsonl")
-    for name in ("derta", "notebooks", "data", "pyproject.toml", *labelled):
+    (folder / "tools").mkdir()
+    # Notebook 07 judges the labelled texts of the tests, notebook 06 shows how the settings were chosen.
+    single = ("tests/judge_labels.jsonl", "tests/judge_texts.jsonl", "tools/choose.csv", "pyproject.toml")
+    for name in ("derta", "notebooks", "data", *single):
         source = CHECKOUT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
