@@ -74,9 +74,10 @@ def test_every_notebook_ran_and_left_the_files_of_the_contract(smoke, checkout):
         assert not [o for cell in code for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
     rows = rows_of(smoke / "results" / "asr.csv")
     assert list(rows[0]) == "model arm seed split attack depth category n refused unsafe unscored".split()
-    attacks = "direct prefill completing role_play prefill_depth best_of_n base_favourite pair autodan".split()
+    attacks = """direct prefill completing role_play multi_turn_earlier prefill_depth best_of_n base_favourite borderline
+        pair autodan""".split()
     names = {name + control for name in attacks for control in ("", "_benign")}
-    assert {row["attack"] for row in rows} == names | {"helpful", "borderline", "long_t7"}
+    assert {row["attack"] for row in rows} == names | {"helpful", "long_t7"}
     asked = {(row["arm"], row["seed"]) for row in rows}
     assert asked == {("base", "0"), *((arm, seed) for arm in ("vanilla", "derta") for seed in "01")}
     measured = rows_of(smoke / "results" / "measures.csv")
@@ -86,6 +87,7 @@ def test_every_notebook_ran_and_left_the_files_of_the_contract(smoke, checkout):
         "prefill",
         "completing",
         "prefill_depth",
+        "borderline",
     }
     assert {row["arm"] for row in rows} == {"base", "vanilla", "derta"}
     assert {row["arm"] for row in measured} == {"base", "vanilla", "derta", "words", "probe"}
