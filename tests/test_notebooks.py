@@ -74,8 +74,8 @@ def test_every_notebook_ran_and_left_the_files_of_the_contract(smoke, checkout):
         assert not [o for cell in code for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
     rows = rows_of(smoke / "results" / "asr.csv")
     assert list(rows[0]) == "model arm seed split attack depth category n refused unsafe unscored".split()
-    attacks = """direct prefill completing role_play multi_turn_earlier prefill_depth best_of_n base_favourite borderline
-        pair autodan""".split()
+    attacks = """direct prefill completing role_play multi_turn_earlier prefill_depth best_of_n base_favourite
+        borderline pair autodan""".split()
     names = {name + control for name in attacks for control in ("", "_benign")}
     assert {row["attack"] for row in rows} == names | {"helpful", "long_t7"}
     asked = {(row["arm"], row["seed"]) for row in rows}
