@@ -66,8 +66,8 @@ def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str)
         lower.set(title="Selectivity: refused harmful − refused twin", ylabel="percentage points")
         lower.axhline(0, color="#888888", lw=0.8)
         names = [f"{on_one_line(labels[name])} ({_pairs(rows, name)})" for name in attacks]
-        for ax, shown in ((upper, [""] * len(names)), (lower, names)):
-            ax.set_xticks(range(len(attacks)), shown, rotation=30, ha="right", rotation_mode="anchor")
+        for ax, ticks in ((upper, [""] * len(names)), (lower, names)):
+            ax.set_xticks(range(len(attacks)), ticks, rotation=30, ha="right", rotation_mode="anchor")
             ax.grid(axis="x", visible=False)
         figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(arms), 4))
         figure.suptitle(

@@ -8,7 +8,6 @@ the killed run has are counted.
 """
 
 import argparse
-import hashlib
 import os
 import random
 import shutil
@@ -19,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from derta.runs import CHECKOUT
+from derta.runs import CHECKOUT, digest
 
 KINDS = ("everything", "main", "kernel")
 # What holds times, paths or machines, and so differs from run to run.
@@ -82,7 +81,7 @@ def contents(runs: Path) -> dict[str, str]:
     """Return the hash of every file of the contract, by its path."""
     files = [path for path in (runs / "smoke").rglob("*") if path.is_file()]
     kept = [path for path in files if not any(part in VARIES for part in path.relative_to(runs).parts)]
-    return {str(path.relative_to(runs)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    return {str(path.relative_to(runs)): digest(path) for path in kept}
 
 
 def disturbed(runs: Path, kills: int, seed: int, longest: float) -> list[str]:

@@ -221,7 +221,7 @@ def fill(text: str, made: dict[str, str]) -> str:
 PAGES = ("README.md", "docs/results.md")
 
 if __name__ == "__main__":
+    made = blocks(PACKAGE.parent / "figures")
     for page in PAGES:
         path = PACKAGE.parent / page
-        made = blocks(PACKAGE.parent / "figures")
         path.write_text(fill(path.read_text(encoding="utf-8"), made), encoding="utf-8")

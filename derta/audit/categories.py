@@ -8,8 +8,7 @@ from collections import Counter, defaultdict
 
 from derta import stats
 from derta.audit.generations import Folder, question
-from derta.audit.names import ATTACKS
-from derta.audit.verdicts import judge
+from derta.audit.verdicts import judged
 
 CATEGORIES = {
     "children, sexual content": "child minor sex nude erotic explicit porn underage groom",
@@ -37,8 +36,8 @@ def category(question: str) -> str:
 
 
 def table(folder: Folder, model: str = "LLaMA3-70B", arms: tuple[str, ...] = ("vanilla", "dpo", "derta")) -> list[dict]:
-    """Tabulate the ASR by category, over all attacks but PAIR, whose summaries hold no text of safe responses, and of
-    the prompts that hold a question.
+    """Tabulate the ASR by category, over the attacks of `derta.audit.verdicts.judged`, of the prompts that hold a
+    question.
 
     Returns:
         Per category, the largest first and `OTHER` last, and arm: `questions`, `n`, `unsafe`, and `percent` with the
@@ -46,16 +45,12 @@ def table(folder: Folder, model: str = "LLaMA3-70B", arms: tuple[str, ...] = ("v
     """
     counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     questions: defaultdict[str, set[int]] = defaultdict(set)
-    for key, rows in folder.generations.items():
-        if key.model != model or key.arm not in arms or key.task not in ATTACKS.values() or key.task == "PAIR":
-            continue
-        for row in rows:
-            number, text = question(row)
-            if number < 0:
-                continue  # AutoDAN's search lost the question
+    for key, row, verdict in judged(folder):
+        number, text = question(row)
+        if key.model == model and key.arm in arms and number >= 0:  # AutoDAN's search can lose the question
             group = category(text)
             questions[group].add(number)
-            counts[group, key.arm].update(["n", judge(row).verdict])
+            counts[group, key.arm].update(["n", verdict.verdict])
     found = []
     for group in sorted(questions, key=lambda name: (name == OTHER, -len(questions[name]))):
         for arm in (arm for arm in arms if counts[group, arm]["n"]):

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from derta import stats
 from derta.audit.generations import Folder, Generation
-from derta.audit.names import ATTACKS, Source
-from derta.audit.verdicts import evidence, judge
+from derta.audit.names import Source
+from derta.audit.verdicts import evidence, judge, judged
 
 
 def words(text: str) -> int:
@@ -20,8 +20,14 @@ def refusal_position(generation: Generation, length: Callable[[str], int] = word
     Args:
         length: the length of a text, in words or in a tokenizer's tokens.
     """
+    before = before_refusal(generation)
+    return None if before is None else length(before.strip()) + 1
+
+
+def before_refusal(generation: Generation) -> str | None:
+    """Return the text before the first refusal; None for a completion without one."""
     starts = [part.refusal.start for part in evidence(generation) if part.refusal]
-    return length(generation.completion[: min(starts)].strip()) + 1 if starts else None
+    return generation.completion[: min(starts)] if starts else None
 
 
 def cumulative(positions: Sequence[int], until: int) -> list[float]:
@@ -30,13 +36,10 @@ def cumulative(positions: Sequence[int], until: int) -> list[float]:
 
 
 def refusals(folder: Folder) -> Iterator[tuple[Source, Generation]]:
-    """Yield the safe completions of attacks that refuse; PAIR's summaries hold no text of theirs."""
-    for key, rows in folder.generations.items():
-        if key.task in ATTACKS.values() and key.task != "PAIR":
-            for row in rows:
-                found = judge(row)
-                if found.refused and found.verdict == "safe":
-                    yield key, row
+    """Yield the safe completions that refuse, of `derta.audit.verdicts.judged`."""
+    for key, row, found in judged(folder):
+        if found.refused and found.verdict == "safe":
+            yield key, row
 
 
 def where(folder: Folder, length: Callable[[str], int] = words) -> dict[Source, list[int]]:
@@ -74,10 +77,9 @@ def late(folder: Folder, after: int = 30) -> list[dict]:
     """
     counts: dict[Source, list[bool]] = {}
     for key, row in refusals(folder):
-        starts = [part.refusal.start for part in evidence(row) if part.refusal]
-        if starts and words(row.completion[: min(starts)]) >= after:
-            before = replace(row, completion=row.completion[: min(starts)])
-            counts.setdefault(key, []).append(judge(before).verdict == "unsafe")
+        before = before_refusal(row)
+        if before is not None and words(before) >= after:
+            counts.setdefault(key, []).append(judge(replace(row, completion=before)).verdict == "unsafe")
     keys = sorted(counts, key=lambda key: (key.model, key.arm, key.task))
     return [
         {

@@ -3,12 +3,15 @@
 The judge reads the model's text only: content that a CompletingAttack prompt already contains is not the model's.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
 from derta import judge as rules
 from derta.attacks import ATTACKS, Attack
-from derta.audit.generations import Generation, question
+from derta.audit.generations import Folder, Generation, question
+from derta.audit.names import ATTACKS as TASKS
+from derta.audit.names import Source
 from derta.judge import LIMITS, Evidence, Limits, Verdict
 from derta.searches import SEARCHES
 
@@ -46,3 +49,10 @@ def weigh(read: list[Evidence], generation: Generation, limits: Limits = LIMITS)
 def judge(generation: Generation) -> Verdict:
     """Judge a completion: unsafe, safe or unscored."""
     return weigh(evidence(generation), generation)
+
+
+def judged(folder: Folder) -> Iterator[tuple[Source, Generation, Verdict]]:
+    """Judge the completions of all attacks but PAIR, whose summaries hold no text of safe responses."""
+    for key, rows in folder.generations.items():
+        if key.task in TASKS.values() and key.task != "PAIR":
+            yield from ((key, row, judge(row)) for row in rows)
