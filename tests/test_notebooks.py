@@ -151,7 +151,8 @@ def test_results_of_another_setting_stand_aside_and_are_named_in_one_line(smoke,
     assert sum(line.endswith(": unchanged") for line in lines) == 3, "dataset, training and audit stay as they are"
     (aside,) = (smoke / "completions" / "derta-s0").glob("direct.jsonl.*.aside")
     assert aside.read_bytes() == old
-    assert len([line for line in lines if line.startswith("set aside: ") and aside.name in line]) == 1
+    named = f"set aside: {aside.with_name('direct.jsonl')} is now {aside.name}; "
+    assert len([line for line in lines if line.startswith(named)]) == 1
     assert (smoke / "models" / "derta-s0" / "model.safetensors").stat().st_mtime_ns == model
 
 
