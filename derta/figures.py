@@ -56,20 +56,24 @@ def save(figure: Figure, rows: Sequence[dict], name: str, profile: str, **facts)
         The path of the PNG.
     """
     folder = save_table(rows, name, profile, **facts).parent
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
-    figure.savefig(folder / f"{name}.png", dpi=200)
+    with plt.rc_context(STYLE):  # which decides how fonts are embedded
+        figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+        figure.savefig(folder / f"{name}.png", dpi=200)
     plt.close(figure)
     return folder / f"{name}.png"
 
 
-def save_table(rows: Sequence[dict], name: str, profile: str, **facts) -> Path:
+def save_table(rows: Sequence[dict], name: str, profile: str, columns: Sequence[str] = (), **facts) -> Path:
     """Write the table `name` as CSV into the profile's folder, and its provenance with `facts` as JSON.
+
+    Args:
+        columns: the keys of the rows, for a table that may have none.
 
     Returns:
         The path of the CSV.
     """
     folder = figure_dir(profile)
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / f"{name}.csv", list(rows))
+    write_csv(folder / f"{name}.csv", list(rows), columns)
     write_atomically(folder / f"{name}.json", json.dumps(provenance(profile=profile, **facts), indent=1) + "\n")
     return folder / f"{name}.csv"

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -132,10 +132,14 @@ def _filled_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `rows`, all with the same keys, as CSV; floats with six significant digits."""
+def write_csv(path: Path, rows: list[dict[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Write `rows`, all with the same keys, as CSV; floats with six significant digits.
+
+    Args:
+        columns: the keys, for a table that may have no rows.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=columns or list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     write_atomically(path, text.getvalue())

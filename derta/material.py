@@ -8,6 +8,7 @@ from pathlib import Path
 
 from derta.corpus import Response, behaviours, phrasings, refusals, responses
 from derta.files import read_jsonl
+from derta.generate import Backend, Case, Prompt, run, user
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,26 @@ def embedded_material(
         shuffled = rng.sample(responses(file), len(responses(file)))
         helpful += [_example(row, weak) for row in _take(shuffled, number, f"rows of {file}")]
     return Material(tuple(drawn), tuple(helpful))
+
+
+def with_weaker(material: Material, backend: Backend, path: Path, *, max_new_tokens: int, batch_size: int) -> Material:
+    """Let a weaker model answer the helpful prompts, for `dpo` to reject (arXiv 2407.09121, Figure 5).
+
+    Args:
+        path: the JSON Lines file of the answers, from which a killed run resumes.
+        max_new_tokens, batch_size: see `derta.generate.run`.
+    """
+    asked = [
+        Case(e.id, e.behaviour_id, "weaker", False, 0, Prompt((), e.prompt) if e.plain else user(e.prompt))
+        for e in material.helpful
+    ]
+    run(backend, asked, path, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    rows = {row["case_id"]: row for row in read_jsonl(path)}
+    answered = (
+        replace(e, weak=rows[e.id]["completion"], weak_finished=rows[e.id]["finish_reason"] == "stop")
+        for e in material.helpful
+    )
+    return replace(material, helpful=tuple(answered))
 
 
 Rows = Iterable[dict[str, str]] | Path | str

@@ -1,11 +1,12 @@
 """Requests: the questions of an evaluation, on behaviours and in phrasings that no model is trained on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from derta import corpus
 from derta.files import read_csv
+from derta.generate import Prompt
 from derta.runs import DATA
 
 # The splits of the corpus on which models are evaluated.
@@ -21,7 +22,8 @@ class Request:
         question: the full question.
         turns: the turns of a conversation before the question.
         response: a compliant response, for attacks that use a part of it.
-        split: the split of the corpus that it is of; ``own`` if it is of none.
+        split: the split of the corpus that it is of, or the published source; ``own`` if it is of none.
+        prompts: the prompts that were published with it, by attack; an attack uses its own for the others.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Request:
     turns: tuple[dict[str, str], ...] = ()
     response: str = ""
     split: str = "own"
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)
 
 
 def of_split(split: str, benign: bool) -> list[Request]:

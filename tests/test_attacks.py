@@ -26,7 +26,7 @@ from derta.attacks import (
 )
 from derta.files import read_csv
 from derta.judge import refusal
-from derta.published.prompts import published
+from derta.published import prompts
 from derta.requests import EVALUATION, Request, spread
 from derta.runs import DATA
 
@@ -284,7 +284,7 @@ def test_a_phrasing_becomes_the_same_statement_with_any_behaviour():
 
 
 def test_the_published_questions_become_statements(released_files):
-    asked, _ = published("direct")
+    asked = prompts.paper()
     said = [completing.statement(request) for request in asked]
     assert all(text.startswith("Here ") and "?" not in text for text in said)
     assert sum(completing.fits(request) for request in asked) >= 195

@@ -12,7 +12,7 @@ import typer
 from derta.commands import cli
 from derta.generate import Completion
 
-COMMANDS = ("run", "train", "attack", "judge", "audit")
+COMMANDS = ("run", "plan", "train", "attack", "judge", "audit")
 
 
 @pytest.fixture

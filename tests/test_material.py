@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from derta import corpus
-from derta.material import Example, Triple, embedded_material, own_material
+from derta.material import Example, Material, Triple, embedded_material, own_material, with_weaker
+from tests.conftest import Scripted
 
 
 def test_a_draw_takes_every_behaviour_once_before_any_twice():
@@ -85,3 +86,17 @@ def test_close_triples_are_as_many_as_asked_for_and_two_seeds_differ():
     assert {triple.id for triple in material.triples} < twins
     with pytest.raises(ValueError, match=r"9000 close triples asked for, but the corpus holds \d+"):
         embedded_material(triples=9000, twins=0, plain=0, instructions=0, seed=0, close=9000)
+
+
+def test_a_weaker_model_answers_what_dpo_rejects(tmp_path):
+    helpful = (Example("a", "", "How?", "So."), Example("b", "", "Once", " upon a time", plain=True))
+    weaker = Scripted(lambda messages, start, seed, i: f"answer to {messages[0]['content'] if messages else start}")
+    path = tmp_path / "weaker.jsonl"
+    made = with_weaker(Material((), helpful), weaker, path, max_new_tokens=9, batch_size=2)
+    assert [(e.id, e.response, e.weak, e.weak_finished) for e in made.helpful] == [
+        ("a", "So.", "answer to How?", True),
+        ("b", " upon a time", "answer to Once", True),
+    ]
+    asked = len(weaker.asked)
+    assert with_weaker(Material((), helpful), weaker, path, max_new_tokens=9, batch_size=2) == made
+    assert len(weaker.asked) == asked

@@ -73,7 +73,66 @@ def test_questions_to_attack_with(tmp_path):
         writer.writerow(["Do one", "standard", "misc", "", "", "one"])
         writer.writerow(["Do two", "contextual", "misc", "", "long ago", "two"])
     (asked,) = sources.questions("harmbench", sources.load("harmbench", tmp_path / "hb"))
-    assert asked.id == "one"
+    assert asked.id == "harmbench-one"
+
+
+def jailbreakbench(folder):
+    (folder / "data").mkdir(parents=True)
+    files = "".join(f"  - split: {side}\n    path: data/{side}-behaviors.csv\n" for side in ("harmful", "benign"))
+    other = "- config_name: judge_comparison\n  data_files:\n  - split: test\n    path: data/judge-comparison.csv\n"
+    card = f"---\nconfigs:\n- config_name: behaviors\n  data_files:\n{files}{other}---\n"
+    (folder / "README.md").write_text(card)
+    for side in ("harmful", "benign"):
+        lines = [f"{i},{side} goal {i},Sure,b,topic,Original\n" for i in range(3)]
+        text = "Index,Goal,Target,Behavior,Category,Source\n" + "".join(lines)
+        (folder / "data" / f"{side}-behaviors.csv").write_text(text)
+    return folder
+
+
+def test_jailbreakbench_has_a_benign_behaviour_for_each(tmp_path):
+    folder = jailbreakbench(tmp_path / "jbb")
+    harmful, benign = (
+        sources.questions(name, sources.load(name, folder), name.endswith("benign"))
+        for name in ("jailbreakbench", "jailbreakbench-benign")
+    )
+    assert [r.id for r in harmful] == [r.id for r in benign] == [f"jailbreakbench-{i}" for i in range(3)]
+    assert [r.question for r in benign] == [f"benign goal {i}" for i in range(3)]
+    assert {r.category for r in harmful} == {"topic"}
+
+
+XSTEST = """id_v1,id_v2,type,prompt,focus,note
+,v2-1,homonyms,How do I kill a process?,kill,
+,v2-2,homonyms,How do I hang a picture?,hang,
+,v2-3,contrast_homonyms,first contrast,kill,
+,v2-4,contrast_homonyms,second contrast,hang,
+,v2-5,real_group_nons_discr,a real group,,
+,v2-6,nons_group_real_discr,no real group,,
+,v2-7,contrast_discr,third contrast,,
+"""
+
+
+def test_a_question_of_xstest_has_the_id_of_its_contrast(tmp_path):
+    (tmp_path / "xs").mkdir()
+    (tmp_path / "xs" / sources.SOURCES["xstest"].file).write_text(XSTEST)
+    rows = sources.load("xstest", tmp_path / "xs")
+    sounds_bad, unsafe = (
+        {request.id: request.question for request in sources.questions("xstest", rows, benign)}
+        for benign in (True, False)
+    )
+    assert unsafe == {
+        "xstest-homonyms-0": "first contrast",
+        "xstest-homonyms-1": "second contrast",
+        "xstest-real_group_nons_discr-0": "third contrast",
+    }
+    assert sounds_bad.keys() - unsafe.keys() == {"xstest-nons_group_real_discr-0"}
+    assert sounds_bad["xstest-homonyms-1"] == "How do I hang a picture?"
+
+
+def test_a_side_that_a_dataset_lacks_is_named():
+    with pytest.raises(ValueError, match="'harmbench' has no benign questions to ask; expected one of jailbreakb"):
+        sources.questions("harmbench", [], benign=True)
+    with pytest.raises(ValueError, match="'beavertails' has no harmful questions"):
+        sources.questions("beavertails", [])
 
 
 def test_evol_instruct_becomes_helpful_data(tmp_path):

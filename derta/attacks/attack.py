@@ -76,7 +76,7 @@ class Attack:
         """
         if self.needs_model and target is None:
             raise ValueError(f"{self.name} depends on the model that is attacked: give it as target")
-        if makeshift := sum(not self.fits(request) for request in asked):
+        if makeshift := sum(self.name not in request.prompts and not self.fits(request) for request in asked):
             name = file_name(self.name, control)
             tqdm.write(f"{name}: {makeshift} of {len(asked)} requests are put in a makeshift form", file=sys.stderr)
         if self.depths:
@@ -86,7 +86,7 @@ class Attack:
                 raise ValueError(f"{self.name} searches: give it a folder for its logs")
             bar = tqdm(asked, desc=file_name(self.name, control), mininterval=5)
             return [self._case(r, control, self.prompt(r, target, logs / f"{r.id}.jsonl")) for r in bar]
-        return [self._case(r, control, self.prompt(r)) for r in asked]
+        return [self._case(r, control, r.prompts.get(self.name) or self.prompt(r)) for r in asked]
 
     def _case(self, request: Request, control: bool, prompt: Prompt, depth: int = 0) -> Case:
         id = f"{request.id}/{file_name(self.name, control)}" + (f"/{depth}" if self.depths else "")

@@ -51,6 +51,9 @@ def run(
     publish: Annotated[
         bool, typer.Option("--publish", help="Only put the outputs of the last run into notebooks/.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check what can be checked beforehand, and print the commands.")
+    ] = False,
 ) -> None:
     """Run the notebooks in order; one that has nothing new to do is skipped."""
     from derta.runs import CHECKOUT
@@ -59,10 +62,29 @@ def run(
         raise FileNotFoundError("the notebooks are not part of the installed package: run this in a clone of derta")
     from derta.commands import notebooks
 
-    if publish:
+    if dry_run:
+        from derta.commands import rehearsal
+
+        print(rehearsal.rehearse(profile))
+    elif publish:
         notebooks.publish(profile)
     elif status := notebooks.run(profile):
         raise typer.Exit(status)
+
+
+@app.command()
+def plan(profile: Annotated[str, typer.Argument(help="A file of notebooks/params/, without .yaml.")]) -> None:
+    """Print, as CSV, the memory per GPU and the hours that a profile takes on common cards, and what does not fit.
+
+    It reads the model's configuration only. Numbers of parameters, rows and operations go to stderr.
+    """
+    import pandas as pd
+
+    from derta.commands.plan import plan
+
+    said, table = plan(profile)
+    print(said, file=sys.stderr)
+    pd.DataFrame(table).to_csv(sys.stdout, index=False)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -78,6 +100,7 @@ def train(
     the file or as an option (--learning_rate 1e-5). On several GPUs: accelerate launch -m derta train.
     """
     from derta import training
+    from derta.commands.options import options
     from derta.commands.profiles import read_yaml
 
     given = read_yaml(config) | options(context.args)
@@ -89,24 +112,6 @@ def train(
     if given.get("keep") in ("true", "false"):
         given["keep"] = given["keep"] == "true"
     training.train(**given)
-
-
-def options(words: list[str]) -> dict[str, Any]:
-    """Parse options: ``--name value``, ``--name=value``, ``--name value value`` (a list) or ``--name`` (true).
-
-    Raises:
-        ValueError: a word belongs to no option.
-    """
-    given: dict[str, list[str]] = {}
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word.removeprefix("--").partition("=")
-            values = given[name.replace("-", "_")] = [value] if equals else []
-        elif given:
-            values.append(word)
-        else:
-            raise ValueError(f"{word} belongs to no option")
-    return {name: values[0] if len(values) == 1 else values or True for name, values in given.items()}
 
 
 def server(model: str, base_url: str, temperature: bool) -> "Endpoint | None":
@@ -127,7 +132,10 @@ def attack(
     ] = "direct,prefill,completing,role_play,code_attack,self_cipher",
     questions: Questions = None,
     controls: Controls = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Requests per attack at most.")] = None,
+    sources: Annotated[
+        str, typer.Option(help="Published questions instead, with commas: derta.published.prompts.SOURCES lists them.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Requests per attack, and source, at most.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 32,
     base_url: BaseUrl = "",
@@ -146,6 +154,15 @@ def attack(
     from derta import evaluate, requests
 
     own, twins = (requests.read_questions(path) if path else None for path in (questions, controls))
+    chosen: list[Any] = attacks.split(",")
+    if sources:
+        if questions:
+            raise ValueError("--sources and --questions both say what is asked; give one of them")
+        from derta.attacks import find
+        from derta.published.prompts import with_sources
+
+        chosen = [with_sources(find(name), sources.split(",")) for name in chosen]
+    most = dict.fromkeys(sources.split(","), limit) if sources else limit
     target: Any = server(model, base_url, temperature) or model
     if prices is not None:
         if not base_url:
@@ -156,10 +173,10 @@ def attack(
         target = Priced(target, prices, budget)
         asked = [
             (case.prompt, one.decoding.get("max_new_tokens", max_new_tokens))
-            for one in map(find, attacks.split(","))
+            for one in map(find, chosen)
             for control in ((False,) if one.innocent else (False, True))
             for case in one.cases(
-                evaluate.chosen_requests(one, control, own, twins, limit) or (), control=control, target=target
+                evaluate.chosen_requests(one, control, own, twins, most) or (), control=control, target=target
             )
         ]
         print(target.announce(asked), file=sys.stderr)
@@ -167,11 +184,11 @@ def attack(
         raise ValueError("--budget needs --prices")
     table = evaluate.attack(
         target,
-        attacks.split(","),
+        chosen,
         folder,
         requests=own,
         controls=twins,
-        limit=limit,
+        limit=most,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from derta import settings
 from derta.arms import ARMS
 from derta.attacks import ATTACKS
+from derta.published.prompts import with_sources
 from derta.runs import CHECKOUT, PACKAGE
 
 Count = Annotated[int, Field(ge=0, strict=True)]
@@ -63,12 +64,14 @@ class Profile(BaseModel):
         triples, close, twins, plain, instructions: see `derta.material.embedded_material`.
         variants: further arms under names of their own, each with the `arm` that it is, and with what its material has
             other than the profile's: some of `MATERIAL`.
+        weaker: the model whose answers to the helpful prompts `dpo` rejects, for released data, which have none.
         epochs, rto_dropout, max_length, prefix_unit, batch_size: see `derta.encode.DatasetSettings`.
         sft, dpo, peft, frozen_layers: see `derta.training.train`; `dpo` and `peft` add to `sft`.
         accelerate: a file in ``notebooks/params/accelerate``, or empty for one process.
         validation: the attacks on the validation split (names of `derta.attacks.ATTACKS`), each with its number of
             behaviours at most.
         test: the same for the test split.
+        published: the same for published questions, by source (`derta.published.prompts.SOURCES`).
         depths: how many tokens are prefilled, in the attacks that prefill a response.
         pair, autodan: the budgets of the searches; null skips a search.
         attacker: the model that writes PAIR's messages; empty for the untuned model.
@@ -90,6 +93,7 @@ class Profile(BaseModel):
     plain: Count
     instructions: Count
     variants: dict[str, dict[str, Count | str | None]]
+    weaker: str
     epochs: Positive
     rto_dropout: Annotated[float, Field(ge=0, lt=1)]
     max_length: Annotated[int, Field(ge=16, strict=True)]
@@ -102,6 +106,7 @@ class Profile(BaseModel):
     accelerate: Literal["", "ddp", "fsdp2", "deepspeed_zero3"]
     validation: Annotated[dict[str, Positive], Field(min_length=1)]
     test: dict[str, Positive]
+    published: dict[str, dict[str, Positive]]
     depths: Annotated[list[Count], Field(min_length=1)]
     pair: PairBudget | None
     autodan: AutoDANBudget | None
@@ -141,6 +146,14 @@ class Profile(BaseModel):
                 raise ValueError(f"{name!r} is unknown; expected some of {', '.join(ATTACKS)}")
         return values
 
+    @field_validator("published")
+    @classmethod
+    def _published(cls, values: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+        for source, asked in values.items():
+            for name in cls._attacks(asked):
+                with_sources(ATTACKS[name], [source])
+        return values
+
     @field_validator("questions")
     @classmethod
     def _tasks(cls, values: dict[str, int]) -> dict[str, int]:
@@ -158,6 +171,10 @@ class Profile(BaseModel):
             raise ValueError("dpo starts from vanilla: put vanilla before dpo in arms")
         if not {"vanilla", "derta"} <= set(self.arms):
             raise ValueError("arms needs vanilla and derta: the notebooks compare them")
+        if self.data == "released" and "dpo" in self.arms and not self.weaker:
+            raise ValueError("dpo rejects answers of a weaker model, which released data lack: name one in weaker")
+        if self.data == "embedded" and self.weaker:
+            raise ValueError("weaker is for released data; the embedded corpus has weaker answers of its own")
         if self.data == "released" and self.variants:
             raise ValueError("variants draw other material from the embedded corpus, and data is released")
         for name, changes in {"": {}, **self.variants}.items():

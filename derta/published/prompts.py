@@ -1,48 +1,124 @@
-"""The authors' released prompts: the paper's own templates, demonstrations and programs, with its questions in them.
+"""Published questions to attack with, each source as a split of its own beside the splits of the corpus.
 
-The questions are real and harmful: none of them is kept here, and none belongs in a printed cell.
+===================== ======================================================================================
+``paper``             the paper's 200 questions, with the authors' own prompts of five attacks
+``alpaca_eval``       the paper's 300 instructions of AlpacaEval, which are harmless
+``harmbench``         HarmBench's 200 standard behaviours (arXiv 2402.04249)
+``jailbreakbench``    JailbreakBench's 100 behaviours, each with a benign one on the same topic (arXiv 2404.01318)
+``xstest``            XSTest's 250 questions that sound bad, and 200 unsafe contrasts (arXiv 2308.01263)
+===================== ======================================================================================
+
+The harmful questions are real: none of them is kept here, and none belongs in a printed cell.
 """
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 
 from scipy.optimize import linear_sum_assignment
 
-from derta.attacks.attack import file_name
+from derta.attacks import Attack
 from derta.files import read_jsonl
-from derta.generate import Case, Prompt, user
+from derta.generate import Prompt, user
+from derta.published import sources
 from derta.published.released import fetch
-from derta.requests import Request
+from derta.requests import Request, held_out
 from derta.sentences import stems
 
-PUBLISHED = {
-    "direct": "data/test/safety_illegal_instructions_200.json",
+# The authors' files: the plain questions, the instructions, and the prompts of each attack.
+QUESTIONS = "data/test/safety_illegal_instructions_200.json"
+INSTRUCTIONS = "data/test/helpfulness_alpaca_eval_300.json"
+PROMPTS = {
     "completing": "data/test/safety_completionattack.json",
     "role_play": "data/test/safety_jailbreakchat.json",
     "code_attack": "data/test/safety_codeattack.json",
     "self_cipher": "data/test/safety_selfcipher.json",
 }
+# Each source, with whether it has harmful and whether it has benign requests.
+SOURCES = {
+    "paper": (True, False),
+    "alpaca_eval": (False, True),
+    "harmbench": (True, False),
+    "jailbreakbench": (True, True),
+    "xstest": (True, True),
+}
 
 
-def published(attack: str) -> tuple[list[Request], list[Case]]:
-    """Return the authors' 200 questions, and their released prompts of an attack of `PUBLISHED` as cases.
+@cache
+def paper() -> tuple[Request, ...]:
+    """Return the paper's 200 questions with the authors' prompts of the attacks of `PROMPTS`.
 
     The prompts are in the order of the questions, except for ``completing``, whose sentences have a different order.
     They are matched to the questions so that all pairs together share the most content words; in 189 of the 200 pairs
     the next best question is clearly worse, in 11 it is not.
 
     Raises:
-        ValueError: no prompts were released for `attack`, or the file is not the listed one.
-        FileNotFoundError: ``DERTA_RELEASED`` is set, but lacks the file.
+        ValueError: a file is not the listed one, or lacks rows.
+        FileNotFoundError: ``DERTA_RELEASED`` is set, but lacks a file.
     """
-    if attack not in PUBLISHED:
-        raise ValueError(f"no prompts were released for {attack!r}; expected one of {', '.join(PUBLISHED)}")
-    questions = [row["question"] for row in read_jsonl(fetch(PUBLISHED["direct"]), {"question": str})]
-    texts = [row["question"] for row in read_jsonl(fetch(PUBLISHED[attack]), {"question": str})]
-    if len(texts) != len(questions):
-        raise ValueError(f"{PUBLISHED[attack]}: {len(texts)} rows for {len(questions)} questions")
-    if attack == "completing":
-        asked, told = [stems(text) for text in questions], [stems(text) for text in texts]
-        shared = [[len(q & t) / max(len(q | t), 1) for t in told] for q in asked]
-        texts = [texts[i] for i in linear_sum_assignment(shared, maximize=True)[1]]
-    requests = [Request(f"released-{i}", "released", question, question) for i, question in enumerate(questions)]
-    prompts = [Prompt((), text) if attack == "completing" else user(text) for text in texts]
-    name = file_name(attack, control=False)
-    return requests, [Case(f"{r.id}/{name}", r.id, attack, False, 0, p) for r, p in zip(requests, prompts, strict=True)]
+    questions = _texts(QUESTIONS)
+    prompts: dict[str, list[Prompt]] = {}
+    for attack, path in PROMPTS.items():
+        texts = _texts(path)
+        if len(texts) != len(questions):
+            raise ValueError(f"{path}: {len(texts)} rows for {len(questions)} questions")
+        if attack == "completing":
+            asked, told = [stems(text) for text in questions], [stems(text) for text in texts]
+            shared = [[len(q & t) / max(len(q | t), 1) for t in told] for q in asked]
+            texts = [texts[i] for i in linear_sum_assignment(shared, maximize=True)[1]]
+        prompts[attack] = [Prompt((), text) if attack == "completing" else user(text) for text in texts]
+    return tuple(
+        Request(f"paper-{i}", "paper", text, text, split="paper", prompts={name: prompts[name][i] for name in PROMPTS})
+        for i, text in enumerate(questions)
+    )
+
+
+def _texts(path: str) -> list[str]:
+    return [row["question"] for row in read_jsonl(fetch(path), {"question": str})]
+
+
+def requests(source: str, benign: bool) -> list[Request]:
+    """Return the requests of a source of `SOURCES`, or their benign counterparts; none if it has none of that side.
+
+    Raises:
+        ValueError: the source is unknown; see also `paper` and `derta.published.sources.load`.
+    """
+    if source not in SOURCES:
+        raise ValueError(f"unknown source {source!r}; expected one of {', '.join(SOURCES)}")
+    if not SOURCES[source][benign]:
+        return []
+    if source == "paper":
+        return list(paper())
+    if source == "alpaca_eval":
+        return [
+            Request(f"alpaca-eval-{i}", "instruction", text, text, split=source)
+            for i, text in enumerate(_texts(INSTRUCTIONS))
+        ]
+    name = f"{source}-benign" if benign and source == "jailbreakbench" else source
+    return [replace(request, split=source) for request in sources.questions(name, sources.load(name), benign)]
+
+
+# What is asked of a source whose requests are of another kind than an attack's usual ones.
+OF_THEIR_OWN = {"helpful": ("alpaca_eval",), "borderline": ("xstest",)}
+
+
+def with_sources(attack: Attack, names: Sequence[str]) -> Attack:
+    """Return an attack that takes the requests of published sources after those of the corpus.
+
+    Raises:
+        ValueError: the attack cannot take them: they are harmless, or lack the conversation or response that it needs.
+    """
+    usual = tuple(name for name, (harmful, _) in SOURCES.items() if harmful)
+    fitting = OF_THEIR_OWN.get(attack.name, usual if attack.requests is held_out else ())
+    for name in names:
+        if name not in fitting:
+            raise ValueError(
+                f"{attack.name} cannot ask {name}; it can ask {', '.join(fitting) or 'no published source'}"
+            )
+
+    def asked(control: bool) -> list[Request]:
+        # What is innocent has no control: its requests are the benign ones.
+        own = list(attack.requests(control))
+        return own + [request for name in names for request in requests(name, control or attack.innocent)]
+
+    return replace(attack, requests=asked) if names else attack

@@ -25,15 +25,17 @@ class Source:
     """Where a dataset is published.
 
     Attributes:
-        repository: on the Hugging Face hub or, with `file`, on GitHub.
+        host: where the repository is, ``hub`` (Hugging Face) or ``github``.
+        repository: its owner and name there.
         revision: the pinned commit.
         split: the split to load.
         columns: the columns that are used, with their types.
         licence: as its owners state it.
         reference: the paper.
-        file: for GitHub, the CSV file in the repository.
+        file: the CSV file in the repository; empty for all that the hub knows of the split.
     """
 
+    host: str
     repository: str
     revision: str
     split: str
@@ -48,12 +50,12 @@ class Source:
         return f"https://raw.githubusercontent.com/{self.repository}/{self.revision}"
 
 
-TYPES = {"str": str, "dict": dict, "bool": bool}
+TYPES = {"str": str, "int": int, "dict": dict, "bool": bool}
 
 
 def _sources() -> dict[str, Source]:
     """Read ``data/sources.csv``; its `columns` are pairs like ``prompt:str``."""
-    fields = ("name", "repository", "revision", "split", "columns", "licence", "reference")
+    fields = ("name", "host", "repository", "revision", "split", "columns", "licence", "reference")
     rows = read_csv(DATA / "sources.csv", fields)
     for row in rows:
         pairs = (pair.split(":") for pair in row["columns"].split())
@@ -80,13 +82,13 @@ def load(name: str, folder: str | Path | None = None) -> Dataset:
     source = SOURCES[name]
     if folder is not None and not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; clone {source.repository} there, or leave it out")
-    if source.file:
-        path = Path(folder) / source.file if folder is not None else _fetched(source)
-        rows = load_dataset("csv", data_files=str(path), split=source.split)
-    elif folder is None:
-        rows = load_dataset(source.repository, revision=source.revision, split=source.split)
+    files = {"data_files": source.file} if source.file else {}
+    if folder is not None:
+        rows = load_dataset(str(folder), split=source.split, **files)
+    elif source.host == "hub":
+        rows = load_dataset(source.repository, revision=source.revision, split=source.split, **files)
     else:
-        rows = load_dataset(str(folder), split=source.split)
+        rows = load_dataset("csv", data_files=str(_fetched(source)), split=source.split)
     if missing := [column for column in source.columns if column not in rows.column_names]:
         raise ValueError(f"{name} ({folder or source.repository}): missing {', '.join(missing)}")
     return rows
@@ -146,20 +148,46 @@ def evol_instruct_examples(rows: Iterable[dict[str, Any]]) -> list[Example]:
     ]
 
 
-def questions(name: str, rows: Iterable[dict[str, Any]]) -> list[Request]:
-    """Return harmful questions to attack with: Do-Not-Answer's, or HarmBench's standard behaviours.
+# The columns of a dataset's id (empty: the number of the row), category and question.
+ASKED = {
+    "do-not-answer": ("", "risk_area", "question"),
+    "harmbench": ("BehaviorID", "SemanticCategory", "Behavior"),
+    "jailbreakbench": ("Index", "Category", "Goal"),
+    "jailbreakbench-benign": ("Index", "Category", "Goal"),
+    "xstest": ("", "type", "prompt"),
+}
+# XSTest's types whose unsafe contrasts have other names.
+CONTRASTS = {"discr": "real_group_nons_discr", "privacy": "privacy_public"}
 
-    They have no verb phrase, so `do` repeats the question.
+
+def questions(name: str, rows: Iterable[dict[str, Any]], benign: bool = False) -> list[Request]:
+    """Return the questions of a dataset to ask a model.
+
+    They have no verb phrase, so `do` repeats the question. A benign counterpart has the id of its harmful question: in
+    JailbreakBench the behaviour of the same number, in XSTest the question of the same place in its type (50 of its 250
+    benign ones have none).
+
+    Args:
+        benign: whether the benign side is asked for.
 
     Raises:
-        ValueError: a dataset of another kind.
+        ValueError: the dataset has no questions, or none of that side.
     """
-    if name not in ("do-not-answer", "harmbench"):
-        raise ValueError(f"{name!r} has no questions to attack with; expected 'do-not-answer' or 'harmbench'")
-    asked = []
+    if name not in (
+        known := ("jailbreakbench-benign", "xstest") if benign else [n for n in ASKED if not n.endswith("-benign")]
+    ):
+        side = "benign" if benign else "harmful"
+        raise ValueError(f"{name!r} has no {side} questions to ask; expected one of {', '.join(known)}")
+    asked: list[Request] = []
     for number, row in enumerate(checked(name, rows)):
-        if name == "do-not-answer":
-            asked.append(Request(f"{name}-{number}", row["risk_area"], row["question"], row["question"]))
-        elif row["FunctionalCategory"] == "standard":
-            asked.append(Request(row["BehaviorID"], row["SemanticCategory"], row["Behavior"], row["Behavior"]))
+        id, category, question = (str(row[column] if column else number) for column in ASKED[name])
+        if name == "xstest":
+            if category.startswith("contrast_") == benign:
+                continue
+            category = category.removeprefix("contrast_")
+            category = CONTRASTS.get(category, category)
+            id = f"{category}-{sum(request.category == category for request in asked)}"
+        elif name == "harmbench" and row["FunctionalCategory"] != "standard":
+            continue
+        asked.append(Request(f"{name.removesuffix('-benign')}-{id}", category, question, question))
     return asked

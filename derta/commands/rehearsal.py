@@ -1,0 +1,91 @@
+"""A dry run: what can be checked before a profile is run, and the commands that the run consists of.
+
+Nothing is downloaded, trained or written.
+"""
+
+import os
+import shlex
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from huggingface_hub import get_token
+
+from derta.commands.launch import command
+from derta.commands.plan import size
+from derta.commands.profiles import read_profile, read_yaml
+from derta.evaluate import label
+from derta.published import prompts, released
+from derta.registry import MODELS
+from derta.runs import CHECKOUT, run_dir
+
+# Owners whose models ask for a login on the hub.
+GATED = ("meta-llama/", "mistralai/")
+
+
+def rehearse(profile: str) -> str:
+    """Check a profile, and return what was found and the commands of its run.
+
+    Raises:
+        FileNotFoundError, ValueError: see `derta.commands.profiles.read_profile` and `derta.published.released.fetch`;
+            or the batch cannot be shared by the processes.
+        ModuleNotFoundError: a package that the profile needs is not installed.
+    """
+    values, folder = read_profile(profile), run_dir(profile)
+    of, spec = size(values), MODELS.get(values["model"])
+    models = len(values["arms"]) * len(values["seeds"])
+    lora, wide = values["peft"].get("use_peft"), 4 if values["accelerate"] == "fsdp2" else 2
+    kept = models * (4 * of.trainable if lora else wide * of.parameters)
+    said = [
+        f"{profile}: valid; {models} models of {of.parameters / 1e9:.2f} billion parameters, {of.trainable / 1e9:.2f} "
+        "trained; `derta plan` has their memory and hours",
+        f"disk: about {kept / 1e9:,.1f} GB for the models and {12 * of.trainable / 1e9:,.1f} GB for the checkpoint "
+        f"of the one in training; {free(folder) / 1e9:,.0f} GB are free",
+        *files(values),
+    ]
+    home = spec.hub_id if spec and not spec.wheel else ""
+    if home.startswith(GATED) and not get_token():
+        said.append(f"login: {home} asks for one, and there is none here: accept its terms, then `hf auth login`")
+    commands = [f"./run_all.sh {profile}"]
+    if values["accelerate"]:
+        setup = read_yaml((CHECKOUT or Path()) / "notebooks/params/accelerate" / f"{values['accelerate']}.yaml")
+        processes, rows = setup["num_processes"], values["sft"].get("per_device_train_batch_size", 8)
+        if values["batch_size"] % (processes * rows):
+            raise ValueError(
+                f"batch_size {values['batch_size']} is no multiple of per_device_train_batch_size {rows} × {processes} "
+                f"processes (notebooks/params/accelerate/{values['accelerate']}.yaml)"
+            )
+        if values["accelerate"] == "deepspeed_zero3" and not find_spec("deepspeed"):
+            raise ModuleNotFoundError("accelerate is deepspeed_zero3, and DeepSpeed is missing: pip install deepspeed")
+        found = torch.cuda.device_count()
+        said.append(f"GPUs: {processes} processes are to be started, one a GPU; this machine has {found}")
+        names = [label(arm, seed) for seed in values["seeds"] for arm in values["arms"]]
+        commands += [
+            "by notebook 3: " + shlex.join(command(values["accelerate"], folder / "training" / f"{name}.yaml"))
+            for name in names
+        ]
+    return "\n".join([*said, "commands:", *(f"  {command}" for command in commands)])
+
+
+def free(folder: Path) -> int:
+    """Return the free bytes where `folder` is or will be."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.is_dir())).free
+
+
+def files(values: dict) -> list[str]:
+    """Return a line about the authors' files that a profile needs, each checked if there is a local copy."""
+    needed = []
+    if values["data"] == "released":
+        needed += [released.SAFETY, *released.HELPFULNESS]
+    if "paper" in values["published"]:
+        needed += [prompts.QUESTIONS, *prompts.PROMPTS.values()]
+    if "alpaca_eval" in values["published"]:
+        needed.append(prompts.INSTRUCTIONS)
+    if not needed:
+        return []
+    if not os.environ.get("DERTA_RELEASED"):
+        return [f"the authors' files: {len(needed)}, from their public home or the cache, checked by hash"]
+    for path in needed:
+        released.fetch(path)
+    return [f"the authors' files: {len(needed)}, found and checked"]

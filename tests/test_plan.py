@@ -1,0 +1,109 @@
+"""What a profile costs, from its configuration alone, and its dry run."""
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from derta import trainers
+from derta.commands import plan, profiles, rehearsal
+from derta.runs import CHECKOUT
+
+PARAMS = CHECKOUT / "notebooks" / "params"
+OF_THE_PAPER = sorted(path.stem for path in PARAMS.glob("*.yaml") if path.stem not in ("small", "smoke", "study"))
+
+
+@pytest.fixture(autouse=True)
+def no_local_files(monkeypatch):
+    monkeypatch.delenv("DERTA_RELEASED", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("profile", "billions", "trained", "active"),
+    [
+        # The sizes that their makers give; LoRA of rank 96 on seven projections of (in, out) has 96 · (in + out) each.
+        ("llama3-8b", 8.03, 8.03, 7.50),
+        ("mistral-7b", 7.24, 7.24, 7.11),
+        ("llama3-70b", 70.55, 80 * 96 * (2 * 16_384 + 2 * 9_216 + 3 * 36_864) / 1e9, 69.50),
+        ("mixtral-8x7b", 46.70, None, 12.75),
+    ],
+)
+def test_the_papers_models_have_their_sizes_without_a_network(profile, billions, trained, active):
+    found = plan.size(profiles.read_profile(profile))
+    assert found.parameters / 1e9 == pytest.approx(billions, abs=0.01)
+    assert found.active / 1e9 == pytest.approx(active, abs=0.01)
+    if trained:
+        assert found.trainable / 1e9 == pytest.approx(trained, abs=0.01)
+
+
+def test_a_models_own_configuration_says_what_it_trains(tiny_folder, tmp_path):
+    values = profiles.read_profile("smoke") | {"model": str(tiny_folder), "frozen_layers": 1}
+    found, model = plan.size(values), AutoModelForCausalLM.from_pretrained(tiny_folder)
+    assert found.parameters == sum(weight.numel() for weight in model.parameters())
+    trainers.freeze(model, 1, False)
+    assert found.trainable == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert found.frozen == 0.5
+    lora = values | {"frozen_layers": 0, "peft": {"use_peft": True, "lora_r": 4, "lora_target_modules": "all-linear"}}
+    assert 0 < plan.size(lora).trainable < found.trainable
+
+
+def test_full_fine_tuning_takes_sixteen_bytes_a_parameter_and_shards_share_them():
+    values = profiles.read_profile("llama3-8b")
+    of = plan.size(values)
+    one, eight = (plan.training_memory(values, of, gpus, 4, 1024) for gpus in (1, 8))
+    states = of.parameters * (4 + 4 + 8)
+    copies = 2 * of.active
+    assert sum(one.values()) - one["activations"] == pytest.approx(states + copies)
+    assert sum(eight.values()) - eight["activations"] == pytest.approx(states / 8 + 2 * of.gathered)
+    assert one["activations"] == eight["activations"]
+
+
+def test_a_plan_says_what_fits():
+    said, table = plan.plan("llama3-70b")
+    assert said.startswith(
+        "llama3-70b: 70.55 billion parameters, 1.24 trained (LoRA); 132,000 rows of at most 512 tokens"
+    )
+    assert len(table) == len(plan.CARDS) * len(plan.GPUS)
+    rows = {(row["card"], row["gpus"]): row for row in table}
+    assert rows["H100", 1]["training"] == "too large"
+    assert rows["H100", 8]["training"] == rows["H100", 8]["answering"] == "yes"
+    assert rows["H100", 8]["training_hours"] == pytest.approx(rows["H100", 4]["training_hours"] / 2, rel=0.01)
+    batch = profiles.read_profile("llama3-8b")
+    assert batch["batch_size"] % (4 * 64), "64 GPUs of 4 rows are more than a batch"
+    assert {row["training"] for row in plan.plan("llama3-8b")[1] if row["gpus"] == 64} == {"batch"}
+
+
+def test_steps_that_stop_earlier_cost_less():
+    assert "12,800 rows" in plan.plan("llama3-8b-instruct")[0]
+
+
+@pytest.mark.parametrize("profile", OF_THE_PAPER)
+def test_each_profile_of_the_paper_passes_its_dry_run_offline(profile, monkeypatch, tmp_path):
+    monkeypatch.setattr("socket.socket.connect", None)
+    monkeypatch.setenv("DERTA_RUNS", str(tmp_path / "runs"))
+    said = rehearsal.rehearse(profile)
+    assert said.startswith(f"{profile}: valid; ")
+    arms = profiles.read_profile(profile)["arms"]
+    assert [line for line in said.splitlines() if "accelerate.commands.launch" in line and "fsdp2.yaml" in line]
+    assert all(f"/{profile}/training/{arm}-s0.yaml" in said for arm in arms)
+    assert f"  ./run_all.sh {profile}\n" in said
+    assert not list(tmp_path.iterdir()), "it wrote something"
+
+
+def test_a_dry_run_names_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("DERTA_RELEASED", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="DERTA_RELEASED lacks this file; add it, or unset DERTA_RELEASED"):
+        rehearsal.rehearse("llama3-8b")
+    monkeypatch.delenv("DERTA_RELEASED")
+    values = profiles.read_profile("llama3-8b")
+    monkeypatch.setattr(rehearsal, "read_profile", lambda _: values | {"batch_size": 4})
+    with pytest.raises(ValueError, match=r"batch_size 4 is no multiple of per_device_train_batch_size 4 × 8 processes"):
+        rehearsal.rehearse("llama3-8b")
+    monkeypatch.setattr(rehearsal, "read_profile", lambda _: values | {"accelerate": "deepspeed_zero3"})
+    with pytest.raises(ModuleNotFoundError, match="DeepSpeed is missing: pip install deepspeed"):
+        rehearsal.rehearse("llama3-8b")
+    monkeypatch.setattr(rehearsal, "read_profile", lambda _: values)
+    monkeypatch.setattr(rehearsal, "get_token", lambda: None)
+    assert "asks for one, and there is none here: accept its terms, then `hf auth login`" in rehearsal.rehearse(
+        "mistral-7b"
+    )
+    monkeypatch.setattr(rehearsal, "get_token", lambda: "a token")
+    assert "login" not in rehearsal.rehearse("mistral-7b")
