@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by run_all.sh and run_tests.sh: leaves an interpreter that has derta in $PYTHON. An active environment that
 # has it is taken as it is; otherwise .venv is made from requirements.lock, and made again when the lock changes.
 

@@ -38,16 +38,17 @@ def refusal_depth(curves: Sequence[dict], model: str) -> Figure:
 
 
 def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str) -> Figure:
-    """Plot the refusals of harmful requests and of their benign twins by attack, and the difference.
+    """Plot the refusals of harmful requests and of their benign twins by attack, the ASR, and the difference.
 
     Args:
-        rows: rows of `evaluate.selectivity`, one per arm and attack.
+        rows: rows of `derta.measures.measure`, one per arm and attack.
         labels: labels of the attacks, in their order.
     """
     attacks = [name for name in labels if any(row["attack"] == name for row in rows)]
     arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
     with plt.rc_context(STYLE):
-        figure, (upper, lower) = plt.subplots(2, 1, figsize=(8.4, 6), layout="constrained", height_ratios=(3, 2))
+        figure, axes = plt.subplots(3, 1, figsize=(8.4, 7.6), layout="constrained", height_ratios=(3, 2, 2))
+        upper, middle, lower = axes
         step = 0.78 / len(arms)
         for place, arm in enumerate(arms):
             shift = (place - (len(arms) - 1) / 2) * step
@@ -57,16 +58,18 @@ def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str)
             for ax, field, move, suffix in (
                 (upper, "harmful", -0.15 * step, ", harmful"),
                 (upper, "benign", 0.15 * step, ", benign twin"),
+                (middle, "asr", 0.0, ""),
                 (lower, "selectivity", 0.0, ""),
             ):
                 y = [100 * point[field] for _, point in shown]
                 look = style | {"label": style["label"] + suffix} | ({"mfc": "white"} if field == "benign" else {})
                 ax.errorbar([i + shift + move for i, _ in shown], y, yerr=_bars([p for _, p in shown], field), **look)
         upper.set(title="Refused: harmful requests and their benign twins", ylabel="percent", ylim=(-3, 103))
+        middle.set(title="Unsafe: attack success rate (ASR)", ylabel="percent", ylim=(-3, 103))
         lower.set(title="Selectivity: refused harmful − refused twin", ylabel="percentage points")
         lower.axhline(0, color="#888888", lw=0.8)
         names = [f"{on_one_line(labels[name])} ({_pairs(rows, name)})" for name in attacks]
-        for ax, ticks in ((upper, [""] * len(names)), (lower, names)):
+        for ax, ticks in ((upper, [""] * len(names)), (middle, [""] * len(names)), (lower, names)):
             ax.set_xticks(range(len(attacks)), ticks, rotation=30, ha="right", rotation_mode="anchor")
             ax.grid(axis="x", visible=False)
         figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(arms), 4))

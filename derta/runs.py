@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -132,13 +133,14 @@ def made_of(model: str) -> dict[str, Any] | None:
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
-    """Return the origin of a result: the commit, the versions, the machine, and the caller's `facts`."""
+    """Return the origin of a result: the commit, the versions, the machine, the day, and the caller's `facts`."""
     packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
     return facts | {
         "commit": commit(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "date": date.today().isoformat(),
     }
 
 

@@ -9,10 +9,10 @@ import sys
 import pytest
 import typer
 
-from derta.commands import cli
+from derta.commands import asking, cli
 from derta.generate import Completion
 
-COMMANDS = ("run", "plan", "train", "attack", "judge", "audit")
+COMMANDS = ("run", "plan", "train", "report", "attack", "judge", "audit")
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_stop_from_the_keyboard_is_one_line(derta, monkeypatch):
 
 
 def test_no_temperature_needs_a_server(derta, tmp_path):
-    assert cli.server("m", "http://127.0.0.1:9/v1", False).temperature is False
+    assert asking.server("m", "http://127.0.0.1:9/v1", False).temperature is False
     for command in (["attack", "m", tmp_path], ["judge", tmp_path, "--kind", "rubric", "--model", "m"]):
         status, out, err = derta(*command, "--no-temperature")
         assert (status, out, err) == (1, "", "derta: --no-temperature belongs to --base-url\n")
@@ -157,7 +157,7 @@ def test_a_price_is_shown_before_a_server_is_asked(derta, tmp_path, monkeypatch)
         def complete(self, prompts, **decoding):
             return [Completion("Sorry, but I can't help with that.", "stop", 9, 9) for _ in prompts]
 
-    monkeypatch.setattr(cli, "server", lambda *_: Answers())
+    monkeypatch.setattr(asking, "server", lambda *_: Answers())
     asked = ["attack", "m", tmp_path, "--base-url", "http://x/v1", "--attacks", "direct", "--limit", 4]
     status, _, said = derta(*asked, "--prices", 100, 1000, "--budget", 9)
     assert status == 0

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from derta.runs import CHECKOUT
+
+BIN = Path(sys.executable).parent
 
 
 def test_pyproject_lock_and_conda_file_hold_together():
@@ -83,3 +86,14 @@ def test_a_link_to_the_script_finds_its_checkout(checkout):
     done = run_all(checkout, "exit 1", "elsewhere/reproduce")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("Python 3.11 or newer is needed")
+
+
+@pytest.mark.parametrize("name", ["run_all.sh", "run_tests.sh", "environment.sh", ".ci/run", "docs/scale/train.sbatch"])
+def test_shell_scripts_pass_their_linter(name):
+    done = subprocess.run([BIN / "shellcheck", "-x", name], cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_container_file_passes_its_linter():
+    done = subprocess.run([BIN / "hadolint", CHECKOUT / "docs/scale/Containerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -34,17 +34,18 @@ def test_depth_figure_is_drawn_and_saved_with_its_data(folder):
     assert (folder / "refusal_depth.pdf").read_bytes() == first
     facts = json.loads((folder / "refusal_depth.json").read_text())
     assert (facts["profile"], facts["seeds"]) == ("test", [3])
+    assert b"/Type3" not in first, "some venues take no PDF with such fonts"
+    assert b"/TrueType" in first or b"/CIDFontType2" in first
 
 
-def test_attack_figure_shows_every_arm_twice_and_its_selectivity_once():
+def test_attack_figure_shows_every_arm_twice_and_its_asr_and_selectivity_once():
     point = {"n": 4}
-    for name in ("harmful", "benign", "selectivity"):
+    for name in ("harmful", "benign", "asr", "selectivity"):
         point |= {name: 0.5, f"{name}_low": 0.2, f"{name}_high": 0.8}
     rows = [{"arm": arm, "attack": name} | point for arm in ("vanilla", "derta") for name in ("direct", "prefill")]
     labels = {name: attack.label for name, attack in ATTACKS.items()}
-    upper, lower = plots.refusals_by_attack(rows, labels, "tiny").axes
-    assert len(upper.containers) == 4
-    assert len(lower.containers) == 2
+    upper, middle, lower = plots.refusals_by_attack(rows, labels, "tiny").axes
+    assert [len(ax.containers) for ax in (upper, middle, lower)] == [4, 2, 2]
     assert [label.get_text() for label in lower.get_xticklabels()] == ["Direct question (4)", "Prefilled start (4)"]
 
 

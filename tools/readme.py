@@ -1,4 +1,4 @@
-"""Fill the numbers of the README and of ``docs/results.md``: ``python -m tools.readme``.
+"""Fill the numbers of the README, of ``docs/results.md`` and of ``docs/scale.md``: ``python -m tools.readme``.
 
 What stands between the marks ``<!-- NAME -->`` and ``<!-- /NAME -->`` is made from the tables in ``figures/`` and their
 provenance, of the profile `study` where it has been run, otherwise of `small`. `tests/test_readme.py` checks that it is
@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from derta import paper
 from derta.attacks import ATTACKS
 from derta.claims import VERDICTS
+from derta.commands.plan import plan
 from derta.figures import ARM_STYLE
 from derta.plots import on_one_line
 from derta.runs import PACKAGE
 
 SPLIT = "test"
+OF_THE_PAPER = ("llama3-8b", "mistral-7b", "llama3-70b", "mixtral-8x7b", "llama3-8b-instruct", "llama3-70b-instruct")
 PLACES = ("direct", "prefill", "completing")
 TITLES = {name: on_one_line(attack.label) for name, attack in ATTACKS.items()}
 # Titles and scales of the measures.
@@ -177,6 +180,32 @@ def labels(table: pd.DataFrame) -> str:
     )
 
 
+def costs_of_the_paper() -> list[str]:
+    """Return what the paper's profiles take on H100 cards, by `derta.commands.plan`."""
+    rows = []
+    for profile in OF_THE_PAPER:
+        said, table = plan(profile)
+        cards = {row["gpus"]: row for row in table if row["card"] == "H100"}
+        fits = min(gpus for gpus, row in cards.items() if row["training"] == "yes")
+        answers = min(gpus for gpus, row in cards.items() if row["answering"] == "yes")
+        eight, billions = cards[8], said.partition(": ")[2].partition(" billion")[0]
+        row = [f"`{profile}`", billions, str(fits), f"{eight['training_gib']:.0f}", f"{eight['training_hours']:.1f}"]
+        rows.append([*row, str(answers), f"{cards[answers]['answering_hours']:.1f}"])
+    head = "profile|10⁹ parameters|cards for training, at least|GiB on each of eight|hours on eight"
+    return markdown([*head.split("|"), "cards for answers, at least", "hours"], rows)
+
+
+def asr_of_the_paper() -> list[str]:
+    """Return the paper's mean ASR with and without DeRTa by model, in percent (Tables 2 and 10)."""
+    cells = pd.DataFrame(paper.reported()).query("metric == 'asr' and source in ['Table 2', 'Table 10']")
+    rows = []
+    for model, own in cells[cells.arm != "dpo"].groupby("model"):
+        with_derta, without = own[own.arm == "derta"].value_percent, own[own.arm != "derta"].value_percent
+        if len(with_derta):
+            rows.append([str(model), str(len(without)), f"{without.mean():.1f}", f"{with_derta.mean():.1f}"])
+    return markdown(["model", "attacks", "vanilla, or the Instruct model itself", "with DeRTa"], rows)
+
+
 def blocks(figures: Path) -> dict[str, str]:
     """Return what stands between the marks, by name.
 
@@ -204,6 +233,7 @@ def blocks(figures: Path) -> dict[str, str]:
     ]
     lines = {"numbers": numbers, "headline": [headline(tested, compared)], "claims": summary(judged)}
     lines |= {"verdicts": verdicts(judged), "costs": costs(pd.read_csv(folder / "helpfulness.csv"))}
+    lines |= {"plan": costs_of_the_paper(), "paper": asr_of_the_paper()}
     lines["labels"] = [labels(pd.read_csv(folder / "labels.csv"))]
     return {name: "\n".join(of) for name, of in lines.items()}
 
@@ -218,7 +248,7 @@ def fill(text: str, made: dict[str, str]) -> str:
     return text
 
 
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/scale.md")
 
 if __name__ == "__main__":
     made = blocks(PACKAGE.parent / "figures")
