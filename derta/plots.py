@@ -6,7 +6,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 
 from derta.figures import ARM_STYLE, STYLE
 
@@ -212,40 +211,4 @@ def prefill_depth(rows: Sequence[dict], model: str) -> Figure:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         n = max(row["n"] for row in rows)
         figure.suptitle(f"Prefilled replies on {model}: n = {n} pairs, 95 % intervals", fontsize=9)
-    return figure
-
-
-def labels_by_token(rows: dict[str, list[tuple[str, str]]], width: int = 112) -> Figure:
-    """Show rows of an arm's dataset, token by token, coloured by the kind of label.
-
-    Args:
-        rows: title → (token text, ``""`` for no label, ``"token"`` or ``"refusal"``) per token.
-        width: characters per line.
-    """
-    colours = {"": "#E8E8E8", "token": "#9ECAE9", "refusal": "#F2A65A"}
-    names = {"": "no label", "token": "label: the token itself", "refusal": "label: the refusal token"}
-    lines: list[tuple[str, list[tuple[int, str, str]]]] = []
-    for title, tokens in rows.items():
-        line: list[tuple[int, str, str]] = []
-        column, head = 0, title
-        for text, label in tokens:
-            if column + len(text) > width:
-                lines.append((head, line))
-                line, column, head = [], 0, ""
-            line.append((column, text, label))
-            column += len(text)
-        lines.append((head, line))
-    with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(9, 0.19 * (len(lines) + 0.6 * len(rows)) + 0.4), layout="constrained")
-        y = 0.0
-        for head, line in lines:
-            y -= 1.6 if head else 1
-            ax.text(-1, y, head, ha="right", va="center", fontsize=8)
-            for column, text, label in line:
-                ax.add_patch(Rectangle((column, y - 0.42), len(text) - 0.12, 0.84, color=colours[label], lw=0))
-                ax.text(column, y, text, va="center", family="monospace", fontsize=6.4, parse_math=False)
-        ax.set(xlim=(-16, width), ylim=(y - 0.6, -0.8))
-        ax.axis("off")
-        handles = [Patch(color=colours[label], label=names[label]) for label in names]
-        figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from derta import figures, plots
+from derta import figures, marked, plots
 from derta.attacks import ATTACKS
 
 
@@ -76,6 +76,17 @@ def test_refusals_by_token_are_drawn_for_both_sides():
     (ax,) = plots.refusals_begin(rows, {"direct": "Direct\nquestion"}, "tiny").axes
     assert [list(line.get_xdata()) for line in ax.lines] == [list(tokens)] * 4
     assert ax.lines[0].get_ydata()[31] == 50
+
+
+def test_a_response_is_coloured_by_token_and_broken_into_lines():
+    tokens = [("four", i / 40) for i in range(41)]
+    ax, bar = marked.refusal_by_token({"vanilla": tokens, "DeRTa": tokens}, width=80).axes
+    assert [text.get_text() for text in ax.texts if text.get_ha() == "right"] == ["vanilla", "", "", "DeRTa", "", ""]
+    shades = [patch.get_facecolor() for patch in ax.patches]
+    assert len(shades) == 82
+    light = [0.3 * red + 0.59 * green + 0.11 * blue for red, green, blue, _ in shades[:41]]
+    assert all(later <= before + 1e-6 for before, later in zip(light, light[1:], strict=False)), "not readable in grey"
+    assert [label.get_text() for label in bar.get_xticklabels()] == ["0", "25", "50", "75", "100"]
 
 
 def test_unsafe_text_is_masked_unless_asked_for():
