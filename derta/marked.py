@@ -3,6 +3,7 @@
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -39,7 +40,11 @@ def refusal_by_token(rows: dict[str, list[tuple[str, float]]], width: int = 112)
     """
     # Light to dark, so that it can be read in grey; not so dark that the text could not.
     scale = ScalarMappable(plt.Normalize(0, 1.4), "YlOrBr")
-    figure, ax = _texts({title: [(t, scale.to_rgba(p)) for t, p in tokens] for title, tokens in rows.items()}, width)
+    coloured = {
+        title: list(zip([text for text, _ in tokens], scale.to_rgba(np.array([p for _, p in tokens])), strict=True))
+        for title, tokens in rows.items()
+    }
+    figure, ax = _texts(coloured, width)
     shades = [i / 100 for i in range(101)]
     with plt.rc_context(STYLE):
         bar = figure.colorbar(scale, ax=ax, location="top", fraction=0.12, aspect=80, boundaries=shades)

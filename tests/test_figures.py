@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_a_response_is_coloured_by_token_and_broken_into_lines():
     shades = [patch.get_facecolor() for patch in ax.patches]
     assert len(shades) == 82
     light = [0.3 * red + 0.59 * green + 0.11 * blue for red, green, blue, _ in shades[:41]]
-    assert all(later <= before + 1e-6 for before, later in zip(light, light[1:], strict=False)), "not readable in grey"
+    assert all(later <= before + 1e-6 for before, later in pairwise(light)), "not readable in grey"
     assert [label.get_text() for label in bar.get_xticklabels()] == ["0", "25", "50", "75", "100"]
 
 
