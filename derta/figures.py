@@ -49,6 +49,14 @@ def mask(text: str, show: bool) -> str:
     return text if show or len(words) <= 3 else f"{' '.join(words[:3])} … [{len(words) - 3} words masked]"
 
 
+def interval(mean: float, low: float, high: float, scale: float = 100, digits: int = 0, signed: bool = False) -> str:
+    """Return an estimate with its interval for a table: by default a fraction, in percent; – where there is none."""
+    if mean is None or mean != mean:
+        return "–"
+    form = f"{'+' if signed else ''}z.{digits}f"
+    return "{} [{}, {}]".format(*(format(scale * x, form) for x in (mean, low, high)))
+
+
 def save(figure: Figure, rows: Sequence[dict], name: str, profile: str, **facts) -> Path:
     """Write the figure `name` as PDF and PNG into the profile's folder, with its data; see `save_table`.
 

@@ -90,6 +90,13 @@ def test_a_response_is_coloured_by_token_and_broken_into_lines():
     assert [label.get_text() for label in bar.get_xticklabels()] == ["0", "25", "50", "75", "100"]
 
 
+def test_an_estimate_is_written_with_its_interval():
+    assert figures.interval(0.5, 0.25, 0.8) == "50 [25, 80]"
+    assert figures.interval(-0.001, -0.02, 0.01, signed=True) == "+0 [-2, +1]"
+    assert figures.interval(0.567, 0.5, 0.62, scale=1, digits=2) == "0.57 [0.50, 0.62]"
+    assert figures.interval(float("nan"), float("nan"), float("nan")) == "–"
+
+
 def test_unsafe_text_is_masked_unless_asked_for():
     assert figures.mask("take the keys from the drawer", show=False) == "take the keys … [3 words masked]"
     assert figures.mask("take the keys from the drawer", show=True) == "take the keys from the drawer"

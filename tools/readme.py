@@ -15,7 +15,7 @@ from derta import paper
 from derta.attacks import ATTACKS
 from derta.claims import VERDICTS
 from derta.commands.plan import plan
-from derta.figures import ARM_STYLE
+from derta.figures import ARM_STYLE, interval
 from derta.plots import on_one_line
 from derta.runs import PACKAGE
 
@@ -34,13 +34,10 @@ MEASURES = {
 }
 
 
-def cell(mean: float, low: float, high: float, measure: str, sign: str = "") -> str:
+def cell(mean: float, low: float, high: float, measure: str, signed: bool = False) -> str:
     """Return an estimate with its interval, in the measure's scale."""
     scale = MEASURES[measure][1]
-    digits = 2 if scale == 1 else 0
-    if pd.isna(mean):
-        return "–"
-    return "{:{s}.{d}f} [{:{s}.{d}f}, {:{s}.{d}f}]".format(*(scale * x for x in (mean, low, high)), s=sign, d=digits)
+    return interval(mean, low, high, scale, 2 if scale == 1 else 0, signed)
 
 
 def percent(mean: float) -> str:
@@ -103,7 +100,9 @@ def differences(table: pd.DataFrame) -> list[str]:
     measures = [m for m in MEASURES if m in set(chosen.measure)]
     rows = []
     for (split, attack), group in chosen.groupby(["split", "attack"], sort=False):
-        of = {row.measure: cell(row.difference, row.low, row.high, row.measure, "+") for row in group.itertuples()}
+        of = {
+            row.measure: cell(row.difference, row.low, row.high, row.measure, signed=True) for row in group.itertuples()
+        }
         rows.append([split, TITLES[attack], *(of.get(m, "–") for m in measures)])
     return markdown(["split", "", *(MEASURES[m][0] for m in measures)], rows)
 
@@ -128,7 +127,7 @@ def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
     asked = {"split": SPLIT, "first": "vanilla", "second": "derta", "attack": "prefill"}
     chosen = np.logical_and.reduce([compared[name] == value for name, value in asked.items()])
     rows = compared[chosen].set_index("measure")
-    found = {row.Index: cell(row.difference, row.low, row.high, row.Index, "+") for row in rows.itertuples()}
+    found = {row.Index: cell(row.difference, row.low, row.high, row.Index, signed=True) for row in rows.itertuples()}
     seeds = "one seed" if derta.seeds == 1 else f"{derta.seeds} seeds"
     return (
         f"**After a started reply, ordinary safety tuning refuses {percent(vanilla.harmful)} % of unseen harmful "
@@ -161,9 +160,9 @@ def costs(table: pd.DataFrame) -> list[str]:
         label = f"{ARM_STYLE[second]['label']} less {ARM_STYLE[first]['label']}"
         for row in group.to_dict("records"):
             scale, digits = (100, 1) if row["measure"] == "accuracy" else (1, 2)
-            values = (f"{scale * row[name]:+.{digits}f}" for name in ("difference", "low", "high"))
+            found = interval(row["difference"], row["low"], row["high"], scale, digits, signed=True)
             unit = "accuracy, points" if row["measure"] == "accuracy" else "nats per token"
-            rows.append([label, row["of"], unit, str(row["n"]), "{} [{}, {}]".format(*values)])
+            rows.append([label, row["of"], unit, str(row["n"]), found])
             label = ""
     return markdown(["", "of", "", "n", "difference"], rows)
 
