@@ -2,8 +2,8 @@
 
 Small models are trained for a few steps, each in a process of its own, on random rows of one length, on a CPU with
 eager attention. Memory is the most that the process held beyond what it held before it loaded the model; time is the
-median step's. `tests/test_plan.py` compares the plan with the recorded runs. Five minutes on two cores, of which nothing
-else should take any.
+median step's. `tests/test_plan.py` compares the plan with the recorded runs. Five minutes on two cores, of which
+nothing else should take any.
 """
 
 import json

@@ -6,6 +6,7 @@ up to date.
 """
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,7 @@ def labels(table: pd.DataFrame) -> str:
     )
 
 
+@cache
 def costs_of_the_paper() -> list[str]:
     """Return what the paper's profiles take on H100 cards, by `derta.commands.plan`."""
     rows = []
