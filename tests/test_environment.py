@@ -97,3 +97,17 @@ def test_shell_scripts_pass_their_linter(name):
 def test_the_container_file_passes_its_linter():
     done = subprocess.run([BIN / "hadolint", CHECKOUT / "docs/scale/Containerfile"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_a_checkout_in_an_odd_place_needs_neither_home_nor_a_locale(tmp_path):
+    folder = tmp_path / "a [b] (c) d"
+    ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "responses")
+    for name in ("derta", "notebooks", "data"):
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=ignored)
+    shutil.copy(CHECKOUT / "pyproject.toml", folder)
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "derta", "run", "llama3-8b", "--dry-run"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith(b"llama3-8b: valid; ")
+    assert b"a [b] (c) d" in done.stdout

@@ -45,3 +45,10 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
     assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+def test_the_tests_that_a_promise_names_exist():
+    text = (CHECKOUT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 20
+    assert not [name for name in named if not (CHECKOUT / "tests" / f"{name}.py").is_file()]
