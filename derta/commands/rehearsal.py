@@ -1,6 +1,6 @@
 """A dry run: what can be checked before a profile is run, and the commands that the run consists of.
 
-Nothing is downloaded, trained or written.
+Nothing is trained or written; the only download may be that of a configuration (see `derta.commands.plan`).
 """
 
 import os
@@ -29,8 +29,7 @@ def rehearse(profile: str) -> str:
 
     Raises:
         FileNotFoundError, ValueError: see `derta.commands.profiles.read_profile` and `derta.published.released.fetch`;
-            or the batch cannot be shared by the processes.
-        ModuleNotFoundError: a package that the profile needs is not installed.
+            or the batch cannot be shared by the processes, or DeepSpeed is not installed.
     """
     values, folder = read_profile(profile), run_dir(profile)
     of, spec = size(values), MODELS.get(values["model"])
@@ -40,11 +39,11 @@ def rehearse(profile: str) -> str:
     said = [
         f"{profile}: valid; {models} models of {of.parameters / 1e9:.2f} billion parameters, {of.trainable / 1e9:.2f} "
         "trained; `derta plan` has their memory and hours",
-        f"disk: about {kept / 1e9:,.1f} GB for the models and {12 * of.trainable / 1e9:,.1f} GB for the checkpoint "
-        f"of the one in training; {free(folder) / 1e9:,.0f} GB are free",
+        f"disk: about {kept / 1e9:,.1f} GB for the models, {24 * of.trainable / 1e9:,.1f} GB for the checkpoints of "
+        f"one in training, {2 * of.parameters / 1e9:,.1f} GB for the base; {free(folder) / 1e9:,.0f} GB are free",
         *files(values),
     ]
-    home = spec.hub_id if spec and not spec.wheel else ""
+    home = "" if spec and spec.wheel else spec.hub_id if spec else values["model"]
     if home.startswith(GATED) and not get_token():
         said.append(f"login: {home} asks for one, and there is none here: accept its terms, then `hf auth login`")
     commands = [f"./run_all.sh {profile}"]
@@ -57,7 +56,7 @@ def rehearse(profile: str) -> str:
                 f"processes (notebooks/params/accelerate/{values['accelerate']}.yaml)"
             )
         if values["accelerate"] == "deepspeed_zero3" and not find_spec("deepspeed"):
-            raise ModuleNotFoundError("accelerate is deepspeed_zero3, and DeepSpeed is missing: pip install deepspeed")
+            raise ValueError("accelerate is deepspeed_zero3, and DeepSpeed is missing: pip install deepspeed")
         found = torch.cuda.device_count()
         said.append(f"GPUs: {processes} processes are to be started, one a GPU; this machine has {found}")
         names = [label(arm, seed) for seed in values["seeds"] for arm in values["arms"]]
@@ -82,6 +81,7 @@ def files(values: dict) -> list[str]:
         needed += [prompts.QUESTIONS, *prompts.PROMPTS.values()]
     if "alpaca_eval" in values["published"]:
         needed.append(prompts.INSTRUCTIONS)
+    needed += [f"data/test/helpfulness_{name}_500.json" for name in ("gsm8k", "mmlu") if name in values["questions"]]
     if not needed:
         return []
     if not os.environ.get("DERTA_RELEASED"):

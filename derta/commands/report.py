@@ -69,6 +69,8 @@ def build(profile: str, folder: Path) -> list[str]:
     if folder.exists() and any(folder.iterdir()) and not (folder / "summary.html").is_file():
         raise ValueError(f"{folder}: holds other files; name an empty folder")
     root, warnings = NOTEBOOKS.parent, io.StringIO()
+    # First, as it marks the folder as one that may be built again.
+    write_atomically(folder / "summary.html", summary(profile, figures))
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch)
         for name in LINKED:
@@ -89,7 +91,6 @@ def build(profile: str, folder: Path) -> list[str]:
         trees = source / ".doctrees"
         app = Sphinx(source, None, folder, trees, "html", CONFIG, status=None, warning=warnings)
         app.build()
-    write_atomically(folder / "summary.html", summary(profile, figures))
     return [line for line in warnings.getvalue().splitlines() if line.strip()]
 
 

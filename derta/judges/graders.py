@@ -26,6 +26,7 @@ from derta.generate import Backend
 from derta.judges.endpoint import Refused
 from derta.judges.frames import KINDS, cases
 from derta.judges.replies import read
+from derta.published.prompts import takes, with_sources
 from derta.requests import Request
 from derta.searches import SEARCHES
 
@@ -84,11 +85,13 @@ def judge_run(
     classifier: str = "",
     requests: Sequence[Request] | None = None,
     controls: Sequence[Request] | None = None,
+    sources: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Judge all completions of a run into ``run/verdicts-<kind>/<model>/``, and compare with the rule judge.
 
     Args:
         requests, controls: as in `derta.evaluate.attack`, if the questions were your own.
+        sources: the published sources that were asked (`derta.published.prompts.SOURCES`).
 
     Returns:
         Per model, attack, control and depth: `n`, `unsafe` and `unscored` of this judge, the number of cases `decided`
@@ -108,6 +111,7 @@ def judge_run(
         attack = (ATTACKS | SEARCHES).get(first["attack"])
         if attack is None:
             raise ValueError(f"{path}, row 1: unknown attack {first['attack']!r}; put it into derta.attacks.ATTACKS")
+        attack = with_sources(attack, [name for name in sources if name in takes(attack)])
         own = controls if first["control"] else requests
         if own is None and requests is not None:
             raise ValueError(f"{path}: answers to benign twins; give these twins as controls, or move the file away")

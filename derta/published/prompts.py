@@ -49,8 +49,7 @@ def paper() -> tuple[Request, ...]:
     """Return the paper's 200 questions with the authors' prompts of the attacks of `PROMPTS`.
 
     The prompts are in the order of the questions, except for ``completing``, whose sentences have a different order.
-    They are matched to the questions so that all pairs together share the most content words; in 189 of the 200 pairs
-    the next best question is clearly worse, in 11 it is not.
+    They are matched to the questions so that all pairs together share the most content words.
 
     Raises:
         ValueError: a file is not the listed one, or lacks rows.
@@ -102,19 +101,22 @@ def requests(source: str, benign: bool) -> list[Request]:
 OF_THEIR_OWN = {"helpful": ("alpaca_eval",), "borderline": ("xstest",)}
 
 
+def takes(attack: Attack) -> tuple[str, ...]:
+    """Return the sources that an attack can ask: those with harmful questions, if it needs no more than these."""
+    usual = tuple(name for name, (harmful, _) in SOURCES.items() if harmful)
+    return OF_THEIR_OWN.get(attack.name, usual if attack.requests is held_out else ())
+
+
 def with_sources(attack: Attack, names: Sequence[str]) -> Attack:
-    """Return an attack that takes the requests of published sources after those of the corpus.
+    """Return an attack that takes the requests of published sources after its own.
 
     Raises:
-        ValueError: the attack cannot take them: they are harmless, or lack the conversation or response that it needs.
+        ValueError: the attack cannot take them (`takes`).
     """
-    usual = tuple(name for name, (harmful, _) in SOURCES.items() if harmful)
-    fitting = OF_THEIR_OWN.get(attack.name, usual if attack.requests is held_out else ())
     for name in names:
-        if name not in fitting:
-            raise ValueError(
-                f"{attack.name} cannot ask {name}; it can ask {', '.join(fitting) or 'no published source'}"
-            )
+        if name not in takes(attack):
+            known = ", ".join(takes(attack)) or "no published source"
+            raise ValueError(f"{attack.name} cannot ask {name}; it can ask {known}")
 
     def asked(control: bool) -> list[Request]:
         # What is innocent has no control: its requests are the benign ones.
