@@ -180,6 +180,17 @@ def labels(table: pd.DataFrame) -> str:
     )
 
 
+def terms(tested: pd.DataFrame) -> list[str]:
+    """Return what each arm refuses, of harmful requests and of their twins, and where it is unsafe, in percent."""
+    at = tested[tested.attack.isin(PLACES)].set_index(["arm", "attack"])
+    rows = []
+    for arm in [arm for arm in ARM_STYLE if arm in at.index and not pd.isna(at.asr[arm, PLACES[0]])]:
+        cells = [at.loc[arm, place] for place in PLACES]
+        shown = [f"{percent(of.harmful)} / {percent(of.benign)}, {unsafe(of)}" for of in cells]
+        rows.append([ARM_STYLE[arm]["label"], str(int(cells[0].seeds)), *shown])
+    return markdown(["refused / twin, unsafe", "seeds", *(TITLES[place] for place in PLACES)], rows)
+
+
 @cache
 def costs_of_the_paper() -> list[str]:
     """Return what the paper's profiles take on H100 cards, by `derta.commands.plan`."""
@@ -234,7 +245,7 @@ def blocks(figures: Path) -> dict[str, str]:
     ]
     lines = {"numbers": numbers, "headline": [headline(tested, compared)], "claims": summary(judged)}
     lines |= {"verdicts": verdicts(judged), "costs": costs(pd.read_csv(folder / "helpfulness.csv"))}
-    lines |= {"plan": costs_of_the_paper(), "paper": asr_of_the_paper()}
+    lines |= {"terms": terms(tested), "plan": costs_of_the_paper(), "paper": asr_of_the_paper()}
     lines["labels"] = [labels(pd.read_csv(folder / "labels.csv"))]
     return {name: "\n".join(of) for name, of in lines.items()}
 
