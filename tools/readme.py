@@ -191,6 +191,21 @@ def terms(tested: pd.DataFrame) -> list[str]:
     return markdown(["refused / twin, unsafe", "seeds", *(TITLES[place] for place in PLACES)], rows)
 
 
+def lasting(table: pd.DataFrame) -> list[str]:
+    """Return how refusals change while a tuned model is tuned further on innocent instructions, in points."""
+    own = table.assign(arm=[name.partition("@")[0] for name in table["first"]])
+    steps = sorted(set(own.steps))
+    rows = []
+    for (arm, attack, measure), group in own.groupby(["arm", "attack", "measure"], sort=False):
+        at = group.set_index("steps")
+        shown = [
+            cell(at.difference[step], at.low[step], at.high[step], measure, signed=True)
+            for step in (steps[0], steps[-1])
+        ]
+        rows.append([ARM_STYLE[arm]["label"], TITLES[attack], MEASURES[measure][0], str(at.n.iloc[0]), *shown])
+    return markdown(["", "", "", "n", f"after {steps[0]} steps", f"after {steps[-1]}"], rows)
+
+
 @cache
 def costs_of_the_paper() -> list[str]:
     """Return what the paper's profiles take on H100 cards, by `derta.commands.plan`."""
@@ -245,6 +260,8 @@ def blocks(figures: Path) -> dict[str, str]:
     ]
     lines = {"numbers": numbers, "headline": [headline(tested, compared)], "claims": summary(judged)}
     lines |= {"verdicts": verdicts(judged), "costs": costs(pd.read_csv(folder / "helpfulness.csv"))}
+    if (folder / "lasting.csv").is_file():
+        lines["lasting"] = lasting(pd.read_csv(folder / "lasting.csv"))
     lines |= {"terms": terms(tested), "plan": costs_of_the_paper(), "paper": asr_of_the_paper()}
     lines["labels"] = [labels(pd.read_csv(folder / "labels.csv"))]
     return {name: "\n".join(of) for name, of in lines.items()}
