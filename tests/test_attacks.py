@@ -416,7 +416,7 @@ def test_a_new_attack_is_one_file_and_one_line(tmp_path, monkeypatch):
     paired = measures.measure(judged).to_dict("records")
     assert {(row["attack"], row["n"]) for row in paired} == {("direct", 6), ("moon", 6)}
     labels = {name: attack.label for name, attack in ATTACKS.items()}
-    _, lower = plots.refusals_by_attack(paired, labels, "m").axes
+    _, _, lower = plots.refusals_by_attack(paired, labels, "m").axes
     assert [label.get_text() for label in lower.get_xticklabels()] == ["Direct question (6)", "By the moon (6)"]
 
 

@@ -34,7 +34,7 @@ def test_an_altered_number_is_noticed(tmp_path):
         table.loc[(table.arm == "derta") & (table.attack == "prefill"), "harmful"] = 0.123
         table.to_csv(path, index=False)
     after = readme.blocks(tmp_path)
-    assert {name for name in before if before[name] != after[name]} == {"numbers", "headline"}
+    assert {name for name in before if before[name] != after[name]} == {"numbers", "headline", "terms"}
     assert "| 12 / " in after["numbers"]
     assert "DeRTa 12 %" in after["headline"]
 
