@@ -29,8 +29,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], int, int, int, dict[str, Any]]] = {
     "135M, full, recomputed": ({}, 8, 256, 0, {"activation_checkpointing": True}),
     "135M, upper half": ({}, 8, 96, 15, {}),
     "135M, LoRA": ({}, 8, 96, 0, LORA),
-    "225M, full": (LLAMA, 4, 128, 0, {}),
-    "225M, full, long rows": (LLAMA, 4, 384, 0, {}),
+    "200M, full": (LLAMA, 4, 128, 0, {}),
+    "200M, full, long rows": (LLAMA, 4, 384, 0, {}),
 }
 
 

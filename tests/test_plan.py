@@ -1,12 +1,15 @@
 """What a profile costs, from its configuration alone, and its dry run."""
 
+import json
 from dataclasses import replace
 
 import pytest
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from derta import trainers
+from derta import models, trainers
 from derta.commands import plan, profiles, rehearsal
+from derta.files import read_csv
+from derta.registry import Spec
 from derta.runs import CHECKOUT
 
 PARAMS = CHECKOUT / "notebooks" / "params"
@@ -77,6 +80,25 @@ def test_a_plan_says_what_fits():
     batch = profiles.read_profile("llama3-8b")
     assert batch["batch_size"] % (4 * 64), "64 GPUs of 4 rows are more than a batch"
     assert {row["training"] for row in plan.plan("llama3-8b")[1] if row["gpus"] == 64} == {"batch"}
+
+
+def test_the_memory_of_recorded_runs_is_what_was_planned(monkeypatch):
+    recorded = read_csv(CHECKOUT / "benchmarks" / "plan.csv", ("name", "memory_mib"))
+    ratios = {}
+    for row in recorded:
+        changes = json.loads(row["settings"])
+        peft = {name: value for name, value in changes.items() if name.startswith(("lora_", "use_peft"))}
+        sft = {"activation_checkpointing": False} | {k: v for k, v in changes.items() if k not in peft}
+        values = profiles.read_profile("smoke") | {"sft": sft, "peft": peft, "batch_size": int(row["rows"])}
+        values["frozen_layers"] = int(row["frozen_layers"])
+        if row["model"]:
+            monkeypatch.setitem(models.MODELS, "recorded", Spec("recorded", config=json.loads(row["model"])))
+            values["model"] = "recorded"
+        of = plan.size(values)
+        parts = plan.training_memory(values, of, 1, int(row["rows"]), int(row["length"]), eager=True)
+        ratios[row["name"]] = sum(parts.values()) / 2**20 / int(row["memory_mib"])
+    assert len(ratios) == 7
+    assert all(0.8 < ratio < 1.2 for ratio in ratios.values()), ratios
 
 
 def test_experts_with_adapters_are_folded_at_every_pass():

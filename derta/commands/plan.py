@@ -122,6 +122,8 @@ def training_memory(
     layer = 2 * (6 * hidden + 2 * kv + 4 * config.intermediate_size * experts) + 4 * 4 * hidden
     if eager:
         layer += 10 * heads * length
+    if lora:  # each adapter keeps its input in float32
+        layer += 4 * (6 * hidden + config.intermediate_size * experts)
     deep = config.num_hidden_layers * (1 - of.frozen)
     kept = deep * wide * hidden + layer if checkpointing(values) else deep * layer
     return {
