@@ -74,8 +74,8 @@ def attack(
                 if asked is None:
                     continue
                 name = file_name(one.name, control)
-                if not asked and control:
-                    continue
+                if not asked and control and controls is None:
+                    continue  # what is asked has no benign side
                 if not asked:
                     raise ValueError(f"{name}: no request is left; give more than 0, and such as the attack takes")
                 logs = run / "searches" / label / name

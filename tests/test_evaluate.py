@@ -244,6 +244,9 @@ def test_nothing_to_ask_is_an_error(tmp_path):
         evaluate.attack(Model(HELP), [], tmp_path)
     with pytest.raises(ValueError, match="direct: no request is left"):
         evaluate.attack(Model(HELP), "direct", tmp_path, limit=0)
+    own = [Request("own-1", "own", "paint a fence", "How can I paint a fence?")]
+    with pytest.raises(ValueError, match="direct_benign: no request is left"):
+        evaluate.attack(Model(HELP), "direct", tmp_path, requests=own, controls=[])
 
 
 def test_two_attacks_on_one_model_at_once_say_so(tmp_path):

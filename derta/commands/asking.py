@@ -72,26 +72,26 @@ def attack(
     run before it is exceeded. Every answer is kept, and the same command goes on from there.
     """
     from derta import evaluate
+    from derta.attacks import find
 
     own, twins = read(questions, controls, sources)
-    chosen: list[Any] = attacks.split(",")
+    chosen = [find(name) for name in attacks.split(",")]
+    most: Any = limit
     if sources:
-        from derta.attacks import find
         from derta.published.prompts import with_sources
 
-        chosen = [with_sources(find(name), sources.split(",")) for name in chosen]
-    most = dict.fromkeys(sources.split(","), limit) if sources else limit
+        names = sources.split(",")
+        chosen, most = [with_sources(one, names) for one in chosen], dict.fromkeys(names, limit)
     target: Any = server(model, base_url, temperature) or model
     if prices is not None:
         if not base_url:
             raise ValueError("--prices belongs to --base-url")
-        from derta.attacks import find
         from derta.judges.budget import Priced
 
         target = Priced(target, prices, budget)
         asked = [
             (case.prompt, one.decoding.get("max_new_tokens", max_new_tokens))
-            for one in map(find, chosen)
+            for one in chosen
             for control in ((False,) if one.innocent else (False, True))
             for case in one.cases(
                 evaluate.chosen_requests(one, control, own, twins, most) or (), control=control, target=target
