@@ -50,6 +50,7 @@ def test_the_site_has_a_page_for_each_notebook_and_document(site):
     names = {path.relative_to(site).as_posix() for path in pages(site)}
     assert {f"notebooks/{path.stem}.html" for path in sources()} <= names
     assert {"index.html", "summary.html", "README.html", "docs/results.html", "docs/usage.html"} <= names
+    assert "The notebooks show the outputs of small." in (site / "index.html").read_text(encoding="utf-8")
     verdicts = [claim["verdict"] for claim in read_csv(CHECKOUT / "figures" / "study" / "claims.csv", ("verdict",))]
     shown = (site / "index.html").read_text(encoding="utf-8")
     for verdict in set(verdicts):

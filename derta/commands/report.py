@@ -82,12 +82,15 @@ def build(profile: str, folder: Path) -> list[str]:
         shutil.copytree(root / "figures", source / "figures", ignore=shutil.ignore_patterns("*.csv", "*.json"))
         shutil.copytree(figures, source / "figures" / profile, dirs_exist_ok=True)
         (source / "notebooks").mkdir()
+        of: set[str] = set()
         for path in sources():
             executed = run_dir(profile) / "notebooks" / path.name
-            shutil.copy(executed if executed.is_file() else path, source / "notebooks")
+            here = executed.is_file()
+            of.add(profile if here else nbformat.read(path, 4).metadata.get("reference", "no profile"))
+            shutil.copy(executed if here else path, source / "notebooks")
         (source / "_static").mkdir()
         (source / "_static" / "wide.css").write_text(CSS, encoding="utf-8")
-        (source / "index.md").write_text(index(profile, figures), encoding="utf-8")
+        (source / "index.md").write_text(index(profile, figures, sorted(of)), encoding="utf-8")
         trees = source / ".doctrees"
         app = Sphinx(source, None, folder, trees, "html", CONFIG, status=None, warning=warnings)
         app.build()
@@ -120,8 +123,8 @@ def text(words: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+\-.!|$~:])", r"\\\1", escape(words, quote=False))
 
 
-def index(profile: str, figures: Path) -> str:
-    """Return the site's first page, in Markdown."""
+def index(profile: str, figures: Path, of: list[str]) -> str:
+    """Return the site's first page, in Markdown; `of` are the profiles whose outputs the notebooks show."""
     claims = told(figures)
     rows = [" | ".join(text(str(cell)) for cell in row) for row in claims.itertuples(index=False)]
     pages = [f"notebooks/{path.stem}" for path in sources()]
@@ -135,6 +138,7 @@ def index(profile: str, figures: Path) -> str:
 
 **{headline(profile, claims)}** How a verdict is reached stands in [data/claims.csv](data/claims.csv).
 <a href="summary.html">One page to send</a>, without other files, has the main figures.
+The notebooks show the outputs of {text(", ".join(of))}.
 
 ![{text(caption(figures, SHOWN[0]))}](figures/{profile}/{SHOWN[0]}.png)
 
