@@ -1,9 +1,11 @@
-"""Record what `derta plan` predicts: ``python benchmarks/plan.py`` writes ``benchmarks/plan.csv``.
+"""Record what `derta plan` predicts: ``python benchmarks/plan.py`` writes ``benchmarks/plan.csv``; on a machine with a
+GPU, ``benchmarks/plan_gpu.csv``.
 
-Small models are trained for a few steps, each in a process of its own, on random rows of one length, on a CPU with
-eager attention. Memory is the most that the process held beyond what it held before it loaded the model; time is the
-median step's. `tests/test_plan.py` compares the plan with the recorded runs. Five minutes on two cores, of which
-nothing else should take any.
+Models are trained for a few steps, each in a process of its own, on random rows of one length; on a GPU, one of them
+also answers. Those of a shape of their own have random weights. On a CPU, attention is eager, and memory is the most
+that the process held beyond what it held before it loaded the model; on a GPU, it is the most that its tensors took,
+and, beside it, what the allocator reserved for them. Time is the median step's. `tests/test_plan.py` compares the plan
+with the recorded runs. Five minutes on two cores, or on one GPU of 80 GB, of which nothing else should take any.
 """
 
 import json
@@ -16,85 +18,168 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 STEPS = 6
-LLAMA = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 16}
-LLAMA |= {"num_key_value_heads": 4, "vocab_size": 32_000, "model_type": "llama"}
+# Shapes of Llama.
+_200M = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 16}
+_200M |= {"num_key_value_heads": 4, "vocab_size": 32_000, "model_type": "llama"}
+_1B = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
+_1B |= {"num_key_value_heads": 8, "vocab_size": 128_256, "tie_word_embeddings": True, "model_type": "llama"}
+_3B = _1B | {"hidden_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 24}
+_8B = _1B | {"hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "tie_word_embeddings": False}
 LORA = {"use_peft": True, "lora_r": 16, "lora_target_modules": "all-linear"}
-# Name → model (empty: SmolLM2-135M), rows of a step, tokens of a row, frozen layers, and settings.
-SETTINGS: dict[str, tuple[dict[str, Any], int, int, int, dict[str, Any]]] = {
-    "135M, full": ({}, 8, 96, 0, {}),
-    "135M, full, long rows": ({}, 4, 384, 0, {}),
-    "135M, full, recomputed": ({}, 8, 256, 0, {"activation_checkpointing": True}),
-    "135M, upper half": ({}, 8, 96, 15, {}),
-    "135M, LoRA": ({}, 8, 96, 0, LORA),
-    "200M, full": (LLAMA, 4, 128, 0, {}),
-    "200M, full, long rows": (LLAMA, 4, 384, 0, {}),
+KEPT, RECOMPUTED = {"activation_checkpointing": False}, {"activation_checkpointing": True}
+
+
+class Setting(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        model: a configuration; SmolLM2-135M if it is empty.
+        rows, length: rows of a step and tokens of each; of answers, prompts and tokens of each.
+        settings: fields of TRL's configurations.
+        accelerate: a file of ``notebooks/params/accelerate``, with which one process is launched.
+        new_tokens: of each answer; the model is not trained then.
+    """
+
+    model: dict[str, Any]
+    rows: int
+    length: int
+    frozen_layers: int = 0
+    settings: dict[str, Any] = KEPT
+    accelerate: str = ""
+    new_tokens: int = 0
+
+
+CPU = {
+    "135M, full": Setting({}, 8, 96),
+    "135M, full, long rows": Setting({}, 4, 384),
+    "135M, full, recomputed": Setting({}, 8, 256, settings=RECOMPUTED),
+    "135M, upper half": Setting({}, 8, 96, 15),
+    "135M, LoRA": Setting({}, 8, 96, settings=KEPT | LORA),
+    "200M, full": Setting(_200M, 4, 128),
+    "200M, full, long rows": Setting(_200M, 4, 384),
+}
+GPU = {
+    "135M, full": Setting({}, 16, 512),
+    "1B, full": Setting(_1B, 4, 1024),
+    "1B, full, recomputed": Setting(_1B, 8, 1024, settings=RECOMPUTED),
+    "1B, full, FSDP2": Setting(_1B, 8, 1024, settings=RECOMPUTED, accelerate="fsdp2"),
+    "3B, full, recomputed": Setting(_3B, 4, 1024, settings=RECOMPUTED),
+    "8B, LoRA, recomputed": Setting(_8B, 4, 1024, settings=RECOMPUTED | LORA | {"lora_r": 96}),
+    "8B, answers": Setting(_8B, 32, 1024, new_tokens=64),
 }
 
 
-def measure(name: str) -> dict[str, Any]:
-    """Train one of `SETTINGS` in this process, and return its memory in MiB and its seconds a step."""
+def measure(setting: Setting) -> dict[str, Any]:
+    """Train a model or let it answer in this process, and return its memory in MiB and its seconds: a step, or in all.
+
+    On a GPU, also what the allocator reserved, in MiB.
+    """
     import psutil
     import torch
-    from datasets import Dataset
-    from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    from derta import models, settings, trainers
+    from derta import models
 
     torch.manual_seed(0)
-    shape, rows, length, frozen, changes = SETTINGS[name]
-    rng = random.Random(0)
+    gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as scratch:
         base = models.resolve("smollm2-135m")
-        if shape:
-            made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape), dtype=torch.bfloat16)
+        if setting.model:
+            with torch.device("cuda" if gpu else "cpu"):
+                made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**setting.model), dtype=torch.bfloat16)
             made.save_pretrained(scratch + "/base")
             models.load_tokenizer("smollm2-135m").tokenizer.save_pretrained(scratch + "/base")
             base = scratch + "/base"
             del made
-        ids = [[rng.randrange(1000, 30_000) for _ in range(length)] for _ in range(rows * STEPS)]
-        data = Dataset.from_dict({"input_ids": ids, "labels": ids, "kind": ["helpful"] * len(ids)})
-        given = {
-            "per_device_train_batch_size": rows,
-            "activation_checkpointing": False,
-            "save_strategy": "no",
-        } | changes
-        args, config = settings.configure(False, given, output_dir=scratch + "/out", gradient_accumulation_steps=1)
         before = psutil.Process().memory_info().rss
-        trainer, times = trainers.make(base, data, args, config, frozen), [time.perf_counter()]
+        if gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        seconds = (answer if setting.new_tokens else train)(setting, base, scratch)
+    if gpu:
+        reserved = round(torch.cuda.max_memory_reserved() / 2**20)
+        return {"memory_mib": round(torch.cuda.max_memory_allocated() / 2**20), "reserved_mib": reserved} | seconds
+    with open("/proc/self/status", encoding="ascii") as file:
+        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) << 10
+    return {"memory_mib": round((peak - before) / 2**20)} | seconds
 
-        class Clock(TrainerCallback):
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                times.append(time.perf_counter())
 
-        trainer.add_callback(Clock())
-        trainer.train()
-        with open("/proc/self/status", encoding="ascii") as file:
-            peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) << 10
+def train(setting: Setting, base: str, scratch: str) -> dict[str, float]:
+    """Train for `STEPS` steps, and return the median step's seconds."""
+    import torch
+    from datasets import Dataset
+    from transformers import TrainerCallback
+
+    from derta import settings, trainers
+
+    rng = random.Random(0)
+    ids = [[rng.randrange(1000, 30_000) for _ in range(setting.length)] for _ in range(setting.rows * STEPS)]
+    data = Dataset.from_dict({"input_ids": ids, "labels": ids, "kind": ["helpful"] * len(ids)})
+    given = {"per_device_train_batch_size": setting.rows, "save_strategy": "no"} | setting.settings
+    args, config = settings.configure(False, given, output_dir=scratch + "/out", gradient_accumulation_steps=1)
+    trainer, times = trainers.make(base, data, args, config, setting.frozen_layers), [time.perf_counter()]
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+
+    trainer.add_callback(Clock())
+    trainer.train()
     steps = [later - earlier for earlier, later in pairwise(times[1:])]
-    return {"memory_mib": round((peak - before) / 2**20), "seconds": round(statistics.median(steps), 3)}
+    return {"seconds": round(statistics.median(steps), 3)}
+
+
+def answer(setting: Setting, base: str, scratch: str) -> dict[str, float]:
+    """Answer one batch of random prompts after a short one, and return the seconds that it took."""
+    from derta import models
+    from derta.decode import complete
+
+    lm, rng = models.load(base), random.Random(0)
+    prompts = [lm.tokenizer.decode(rng.choices(range(1000, 30_000), k=setting.length)) for _ in range(setting.rows)]
+    ids = [lm.tokenizer(text).input_ids[: setting.length] for text in prompts]
+    times = []
+    for new in (2, setting.new_tokens):
+        start = time.perf_counter()
+        complete(lm.model, lm.tokenizer, ids, max_new_tokens=new, min_new_tokens=new)
+        times.append(time.perf_counter() - start)
+    return {"seconds": round(times[-1], 3)}
+
+
+def run(name: str, setting: Setting) -> dict[str, Any]:
+    """Measure a setting in a process of its own."""
+    # Freed memory goes back to the system, so that the most that was held is what was needed.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "THP_"))}
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    command = [sys.executable, __file__, name]
+    if setting.accelerate:
+        launcher = Path(__file__).parents[1] / "notebooks" / "params" / "accelerate" / f"{setting.accelerate}.yaml"
+        launch = ["-m", "accelerate.commands.launch", "--config_file", str(launcher), "--num_processes", "1"]
+        command[1:1] = launch
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":
+    import torch
+
+    chosen = GPU if torch.cuda.is_available() else CPU
     if len(sys.argv) > 1:
-        print(json.dumps(measure(sys.argv[1])))
+        print(json.dumps(measure(chosen[sys.argv[1]])))
         sys.exit()
     from derta.files import write_csv
     from derta.runs import provenance
 
     found = []
-    for name, (shape, rows, length, frozen, changes) in SETTINGS.items():
-        # Freed memory goes back to the system, so that the most that was held is what was needed.
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "THP_"))}
-        environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-        command = [sys.executable, __file__, name]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        about = {"name": name, "model": json.dumps(shape) if shape else "", "rows": rows, "length": length}
-        about |= {"frozen_layers": frozen, "settings": json.dumps(changes)}
-        found.append(about | json.loads(done.stdout.splitlines()[-1]))
+    for name, setting in chosen.items():
+        about = {"name": name, **setting._asdict()}
+        about |= {key: json.dumps(about[key]) if about[key] else "" for key in ("model", "settings")}
+        found.append(about | run(name, setting))
         print(found[-1], flush=True)
-    path = Path(__file__).with_suffix(".csv")
+    path = Path(__file__).with_name("plan_gpu.csv" if chosen is GPU else "plan.csv")
     write_csv(path, found)
     path.with_suffix(".json").write_text(json.dumps(provenance(), indent=1) + "\n", encoding="utf-8")

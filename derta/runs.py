@@ -133,13 +133,16 @@ def made_of(model: str) -> dict[str, Any] | None:
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
-    """Return the origin of a result: the commit, the versions, the machine, the day, and the caller's `facts`."""
+    """Return the origin of a result: the commit, the versions, the machine, the day and `facts`."""
+    import torch  # here, since all else in this module starts in no time
+
     packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return facts | {
         "commit": commit(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "machine": ", ".join([f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} cores", *gpus]),
         "date": date.today().isoformat(),
     }
 
