@@ -1,11 +1,11 @@
 """Record what `derta plan` predicts: ``python benchmarks/plan.py`` writes ``benchmarks/plan.csv``; on a machine with a
 GPU, ``benchmarks/plan_gpu.csv``.
 
-Models are trained for a few steps, each in a process of its own, on random rows of one length; on a GPU, one of them
-also answers. Those of a shape of their own have random weights. On a CPU, attention is eager, and memory is the most
-that the process held beyond what it held before it loaded the model; on a GPU, it is the most that its tensors took,
-and, beside it, what the allocator reserved for them. Time is the median step's. `tests/test_plan.py` compares the plan
-with the recorded runs. Five minutes on two cores, or on one GPU of 80 GB, of which nothing else should take any.
+Models are trained for a few steps, each in a process of its own, on random rows of one length. Those of a shape of
+their own have random weights. On a CPU, memory is the most that the process held beyond what it held before it loaded
+the model; on a GPU, it is the most that its tensors took, and, beside it, what the allocator reserved for them. Time is
+the median step's. `tests/test_plan.py` compares the plan with the recorded runs. Five minutes on two cores, or three on
+a GPU of 80 GB, of which nothing else should take any.
 """
 
 import json
@@ -37,10 +37,9 @@ class Setting(NamedTuple):
 
     Attributes:
         model: a configuration; SmolLM2-135M if it is empty.
-        rows, length: rows of a step and tokens of each; of answers, prompts and tokens of each.
+        rows, length: rows of a step, and tokens of each.
         settings: fields of TRL's configurations.
         accelerate: a file of ``notebooks/params/accelerate``, with which one process is launched.
-        new_tokens: of each answer; the model is not trained then.
     """
 
     model: dict[str, Any]
@@ -49,7 +48,6 @@ class Setting(NamedTuple):
     frozen_layers: int = 0
     settings: dict[str, Any] = KEPT
     accelerate: str = ""
-    new_tokens: int = 0
 
 
 CPU = {
@@ -68,15 +66,12 @@ GPU = {
     "1B, full, FSDP2": Setting(_1B, 8, 1024, settings=RECOMPUTED, accelerate="fsdp2"),
     "3B, full, recomputed": Setting(_3B, 4, 1024, settings=RECOMPUTED),
     "8B, LoRA, recomputed": Setting(_8B, 4, 1024, settings=RECOMPUTED | LORA | {"lora_r": 96}),
-    "8B, answers": Setting(_8B, 32, 1024, new_tokens=64),
 }
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-    """Train a model or let it answer in this process, and return its memory in MiB and its seconds: a step, or in all.
-
-    On a GPU, also what the allocator reserved, in MiB.
-    """
+    """Train a model in this process, and return its memory and, on a GPU, what was reserved, in MiB, and its seconds a
+    step."""
     import psutil
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -98,16 +93,17 @@ def measure(setting: Setting) -> dict[str, Any]:
         if gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        seconds = (answer if setting.new_tokens else train)(setting, base, scratch)
+        seconds = train(setting, base, scratch)
     if gpu:
-        reserved = round(torch.cuda.max_memory_reserved() / 2**20)
-        return {"memory_mib": round(torch.cuda.max_memory_allocated() / 2**20), "reserved_mib": reserved} | seconds
+        most = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+        memory, reserved = (round(number / 2**20) for number in most)
+        return {"memory_mib": memory, "reserved_mib": reserved, "seconds": seconds}
     with open("/proc/self/status", encoding="ascii") as file:
         peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) << 10
-    return {"memory_mib": round((peak - before) / 2**20)} | seconds
+    return {"memory_mib": round((peak - before) / 2**20), "seconds": seconds}
 
 
-def train(setting: Setting, base: str, scratch: str) -> dict[str, float]:
+def train(setting: Setting, base: str, scratch: str) -> float:
     """Train for `STEPS` steps, and return the median step's seconds."""
     import torch
     from datasets import Dataset
@@ -131,23 +127,7 @@ def train(setting: Setting, base: str, scratch: str) -> dict[str, float]:
     trainer.add_callback(Clock())
     trainer.train()
     steps = [later - earlier for earlier, later in pairwise(times[1:])]
-    return {"seconds": round(statistics.median(steps), 3)}
-
-
-def answer(setting: Setting, base: str, scratch: str) -> dict[str, float]:
-    """Answer one batch of random prompts after a short one, and return the seconds that it took."""
-    from derta import models
-    from derta.decode import complete
-
-    lm, rng = models.load(base), random.Random(0)
-    prompts = [lm.tokenizer.decode(rng.choices(range(1000, 30_000), k=setting.length)) for _ in range(setting.rows)]
-    ids = [lm.tokenizer(text).input_ids[: setting.length] for text in prompts]
-    times = []
-    for new in (2, setting.new_tokens):
-        start = time.perf_counter()
-        complete(lm.model, lm.tokenizer, ids, max_new_tokens=new, min_new_tokens=new)
-        times.append(time.perf_counter() - start)
-    return {"seconds": round(times[-1], 3)}
+    return round(statistics.median(steps), 3)
 
 
 def run(name: str, setting: Setting) -> dict[str, Any]:

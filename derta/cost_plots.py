@@ -7,11 +7,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from derta.figures import ARM_STYLE, STYLE
+from derta.figures import ARM_STYLE, STYLE, TWO
 
 # What is measured of each, with its unit and scale.
 ACCURACY = ("accuracy, percentage points", 100)
-LIKELIHOOD = ("negative log-likelihood, nats per token", 1)
+LIKELIHOOD = ("NLL, nats per token", 1)
 TITLES = {"exact_match": "easy questions", "gsm8k": "GSM8K", "mmlu": "MMLU"}
 
 
@@ -23,7 +23,7 @@ def differences(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], model: str
         pairs: which are shown.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(8.4, 2.6), layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(TWO, 2.6), layout="constrained")
         for ax, (measure, (title, scale)) in zip(axes, {"accuracy": ACCURACY, "nll": LIKELIHOOD}.items(), strict=True):
             own = rows[rows.measure == measure]
             kinds = list(dict.fromkeys(own.of))
@@ -40,7 +40,7 @@ def differences(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], model: str
             ax.set_yticks(range(len(kinds)), [f"{TITLES.get(kind, kind)} (n = {n[kind]})" for kind in kinds])
             ax.set(xlabel=title, ylim=(len(kinds) - 0.5, -0.5))
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        figure.suptitle(f"What tuning costs {model}: 95 % intervals, line: no difference", fontsize=9)
+        figure.suptitle(f"What tuning costs {model}: 95 % intervals, line: no difference")
     return figure
 
 
@@ -49,7 +49,7 @@ def by_steps(refused: pd.DataFrame, costs: pd.DataFrame, title: str) -> Figure:
     panels = {"harmful": "refused harmful, %", "benign": "refused twin, %"}
     prices = {"accuracy": ("easy questions, % right", 100), "nll": ("instructions, nats per token", 1)}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 4, figsize=(9.4, 2.6), layout="constrained")
+        figure, axes = plt.subplots(1, 4, figsize=(TWO, 2.6), layout="constrained")
         for arm in dict.fromkeys(refused.arm):
             style = ARM_STYLE[arm] | {"ms": 4, "lw": 1.1, "capsize": 1.5}
             for attack, look in {"prefill": {}, "direct": {"mfc": "white", "ls": ":"}}.items():
@@ -68,7 +68,7 @@ def by_steps(refused: pd.DataFrame, costs: pd.DataFrame, title: str) -> Figure:
         for ax in axes[:2]:
             ax.set(ylim=(-3, 103))
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title)
     return figure
 
 
@@ -76,7 +76,7 @@ def depth_by_steps(curves: pd.DataFrame) -> Figure:
     """Plot mean P(refusal) by response position, a curve for each number of steps; see `derta.along.Followed`."""
     arms = list(dict.fromkeys(curves.arm))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(arms), figsize=(7.2, 2.6), sharey=True, layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(1, len(arms), figsize=(TWO, 2.6), sharey=True, layout="constrained", squeeze=False)
         shades = plt.colormaps["viridis"].resampled(len(set(curves.steps)) + 1)
         for ax, arm in zip(axes[0], arms, strict=True):
             own = curves[curves.arm == arm]

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 
+from derta.attacks import ATTACKS
 from derta.files import write_atomically, write_csv
 from derta.runs import figure_dir, provenance
 
@@ -29,10 +31,13 @@ ARM_STYLE: dict[str, dict[str, str]] = {
     "probe": {"color": "#666666", "marker": "d", "label": "linear probe, before tuning", "mfc": "white"},
     "words": {"color": "#666666", "marker": "x", "label": "bag of words"},
 }
+# Widths in inches: of one column and of two, in which the text of the figures has eight points.
+ONE, TWO = 3.35, 6.9
 STYLE: dict[str, Any] = {
-    "figure.dpi": 110,
-    "font.size": 9,
-    "axes.titlesize": 9,
+    "figure.dpi": 130,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "figure.titlesize": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -47,6 +52,21 @@ def mask(text: str, show: bool) -> str:
     """Return the first three words of a text that may be unsafe and the number of the others; all of it if `show`."""
     words = text.split()
     return text if show or len(words) <= 3 else f"{' '.join(words[:3])} … [{len(words) - 3} words masked]"
+
+
+def on_one_line(label: str) -> str:
+    """Return an attack's label on one line."""
+    return label.replace("-\n", "").replace("\n", " ")
+
+
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table for readers: in its columns `arm` and `attack`, labels in the place of known names."""
+    labels = {
+        "arm": {arm: style["label"] for arm, style in ARM_STYLE.items()},
+        "attack": {name: on_one_line(attack.label) for name, attack in ATTACKS.items()},
+    }
+    known = {column: table[column].replace(names) for column, names in labels.items() if column in table}
+    return table.assign(**known)
 
 
 def interval(mean: float, low: float, high: float, scale: float = 100, digits: int = 0, signed: bool = False) -> str:
@@ -71,11 +91,19 @@ def save(figure: Figure, rows: Sequence[dict], name: str, profile: str, **facts)
     return folder / f"{name}.png"
 
 
-def save_table(rows: Sequence[dict], name: str, profile: str, columns: Sequence[str] = (), **facts) -> Path:
+def save_table(
+    rows: Sequence[dict],
+    name: str,
+    profile: str,
+    columns: Sequence[str] = (),
+    shown: pd.DataFrame | None = None,
+    **facts: Any,
+) -> Path:
     """Write the table `name` as CSV into the profile's folder, and its provenance with `facts` as JSON.
 
     Args:
         columns: the keys of the rows, for a table that may have none.
+        shown: the table for readers, which is written as Markdown and as LaTeX (booktabs), with the fact `caption`.
 
     Returns:
         The path of the CSV.
@@ -84,4 +112,20 @@ def save_table(rows: Sequence[dict], name: str, profile: str, columns: Sequence[
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / f"{name}.csv", list(rows), columns)
     write_atomically(folder / f"{name}.json", json.dumps(provenance(profile=profile, **facts), indent=1) + "\n")
+    if shown is not None:
+        flat = shown.reset_index() if any(shown.index.names) else shown
+        flat = flat.set_axis(
+            [part if isinstance(part, str) else ", ".join(filter(None, part)) for part in flat], axis=1
+        )
+        write_atomically(folder / f"{name}.md", flat.to_markdown(index=False) + "\n")
+        wide = [flat[column].astype(str).str.len().max() > 60 for column in flat]
+        latex = flat.to_latex(
+            index=False,
+            escape=True,
+            float_format="{:g}".format,
+            column_format="".join(r"p{0.4\linewidth}" if it else "l" for it in wide),
+            caption=facts["caption"],
+            label=f"tab:{name}",
+        )
+        write_atomically(folder / f"{name}.tex", latex)
     return folder / f"{name}.csv"

@@ -8,7 +8,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from derta.figures import STYLE
+from derta.figures import STYLE, TWO
 
 # The kinds of labels, with their colours.
 LABELS = {
@@ -67,7 +67,7 @@ def _texts(rows: dict[str, list[tuple[str, Any]]], width: int) -> tuple[Figure, 
             column += len(text)
         lines.append((head, line))
     with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(9, 0.19 * (len(lines) + 0.6 * len(rows)) + 0.4), layout="constrained")
+        figure, ax = plt.subplots(figsize=(TWO, 0.19 * (len(lines) + 0.6 * len(rows)) + 0.4), layout="constrained")
         y = 0.0
         for head, line in lines:
             y -= 1.6 if head else 1

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from derta.figures import ARM_STYLE, STYLE
+from derta.figures import ARM_STYLE, STYLE, TWO, on_one_line
 
 
 def refusal_depth(curves: Sequence[dict], model: str) -> Figure:
@@ -18,7 +18,7 @@ def refusal_depth(curves: Sequence[dict], model: str) -> Figure:
     """
     titles = {"harmful": "Along harmful responses", "benign": "Along benign twins' responses"}
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.1), sharey=True, layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(TWO, 3.1), sharey=True, layout="constrained")
         for ax, (kind, title) in zip(axes, titles.items(), strict=True):
             for arm, style in ARM_STYLE.items():
                 points = [row for row in curves if row["arm"] == arm and row["kind"] == kind]
@@ -32,7 +32,7 @@ def refusal_depth(curves: Sequence[dict], model: str) -> Figure:
             ax.set(title=f"{title} (n = {n})", xlabel="position t in the response (tokens)", ylim=(-2, 102))
         axes[0].set_ylabel("P(refusal token), percent")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        figure.suptitle(f"Refusal depth, {model}: mean and 95 % interval over behaviours", fontsize=9)
+        figure.suptitle(f"Refusal depth, {model}: mean and 95 % interval over behaviours")
     return figure
 
 
@@ -46,7 +46,7 @@ def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str)
     attacks = [name for name in labels if any(row["attack"] == name for row in rows)]
     arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(3, 1, figsize=(8.4, 7.6), layout="constrained", height_ratios=(3, 2, 2))
+        figure, axes = plt.subplots(3, 1, figsize=(TWO, 7.6), layout="constrained", height_ratios=(3, 2, 2))
         upper, middle, lower = axes
         step = 0.78 / len(arms)
         for place, arm in enumerate(arms):
@@ -74,8 +74,7 @@ def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str)
         figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(arms), 4))
         figure.suptitle(
             f"Attacks on {model}: unseen behaviours and phrasings; in brackets, pairs per model\n"
-            "95 % intervals over seeds and behaviours",
-            fontsize=9,
+            "95 % intervals over seeds and behaviours"
         )
     return figure
 
@@ -86,11 +85,6 @@ def _bars(points: Sequence[dict], field: str) -> tuple[list[float], list[float]]
     below = [max(0.0, 100 * (point[field] - point[f"{field}_low"])) for point in points]
     above = [max(0.0, 100 * (point[f"{field}_high"] - point[field])) for point in points]
     return below, above
-
-
-def on_one_line(label: str) -> str:
-    """Return an attack's label on one line."""
-    return label.replace("-\n", "").replace("\n", " ")
 
 
 def _pairs(rows: Sequence[dict], attack: str) -> str:
@@ -118,7 +112,7 @@ def by_arm(
         columns: the measures, each with its title, its scale and the value at which a line is drawn.
     """
     arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
-    size = (8.4, 0.19 * len(arms) * len(labels) + 0.35 * len(labels) + 0.6)
+    size = (TWO, 0.19 * len(arms) * len(labels) + 0.35 * len(labels) + 0.6)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(labels), len(columns), figsize=size, sharex="col", sharey=True, layout="constrained", squeeze=False
@@ -139,7 +133,7 @@ def by_arm(
             line[0].set_title(on_one_line(label), loc="left")
         for ax, (name, *_) in zip(axes[-1], columns.values(), strict=True):
             ax.set_xlabel(name)
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title)
     return figure
 
 
@@ -151,7 +145,7 @@ def refusals_begin(rows: Sequence[dict], labels: dict[str, str], model: str) -> 
         labels: labels of the attacks, in their order.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(labels), figsize=(8.4, 3), sharey=True, layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(1, len(labels), figsize=(TWO, 3), sharey=True, layout="constrained", squeeze=False)
         for ax, (attack, label) in zip(axes[0], labels.items(), strict=True):
             for arm, style in ARM_STYLE.items():
                 for control, line in ((False, "-"), (True, ":")):
@@ -177,7 +171,7 @@ def refusals_begin(rows: Sequence[dict], labels: dict[str, str], model: str) -> 
         axes[0][0].set_ylabel("have refused, percent")
         handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=len(names) // 2)
-        figure.suptitle(f"Where refusals begin, {model}: share of all answers, 95 % intervals", fontsize=9)
+        figure.suptitle(f"Where refusals begin, {model}: share of all answers, 95 % intervals")
     return figure
 
 
@@ -193,7 +187,7 @@ def prefill_depth(rows: Sequence[dict], model: str) -> Figure:
         "selectivity": "Selectivity",
     }
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(8.4, 3), layout="constrained")
+        figure, axes = plt.subplots(1, 3, figsize=(TWO, 3), layout="constrained")
         arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
         depths = sorted({row["depth"] for row in rows})
         for ax, (field, title) in zip(axes, panels.items(), strict=True):
@@ -210,5 +204,5 @@ def prefill_depth(rows: Sequence[dict], model: str) -> Figure:
         axes[2].axhline(0, color="#888888", lw=0.8)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         n = max(row["n"] for row in rows)
-        figure.suptitle(f"Prefilled replies on {model}: n = {n} pairs, 95 % intervals", fontsize=9)
+        figure.suptitle(f"Prefilled replies on {model}: n = {n} pairs, 95 % intervals")
     return figure

@@ -7,9 +7,11 @@ from concurrent.futures import Future
 from importlib import import_module
 
 import pytest
+import torch
 import yaml
 
 from derta.attacks import ATTACKS
+from derta.models import load
 from derta.objective import IGNORE
 from derta.requests import spread
 from derta.runs import CHECKOUT
@@ -102,3 +104,27 @@ def test_depth_in_one_pass_is_depth_by_passes(benchmark, tiny_folder, capsys):
     printed = capsys.readouterr().out
     assert "ratio: " in printed
     assert float(printed.rsplit(maxsplit=1)[-1]) < 1e-2
+
+
+def test_a_triple_read_once_has_the_loss_and_the_gradients_of_its_two_rows(benchmark, tiny_folder, monkeypatch):
+    once = benchmark("read_once")
+    model, rng = load(str(tiny_folder), dtype=torch.float32, device="cpu").model, random.Random(0)
+    monkeypatch.setattr(once, "DEVICE", "cpu")
+    monkeypatch.setattr(once, "LENGTHS", dict.fromkeys(once.LENGTHS, (2, 9)))
+    triples = [once.triple(rng) for _ in range(6)]
+    triples += [(*triples[0][:3], 0), (*triples[0][:3], len(triples[0][2]))]
+    found = {}
+    for name, way in once.WAYS.items():
+        model.zero_grad()
+        found[name] = [way(model, triples), *(weight.grad.clone() for weight in model.parameters())]
+    for apart, together in zip(found["two rows"], found["read once"], strict=True):
+        torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-4)
+
+
+def test_what_reading_once_gains_in_a_mixture_is_printed(benchmark, tiny_folder, capsys, monkeypatch):
+    once = benchmark("read_once")
+    monkeypatch.setattr(once, "LENGTHS", dict.fromkeys(once.LENGTHS, (2, 9)))
+    once.main(str(tiny_folder), rounds=1)
+    assert "a triple read once takes " in capsys.readouterr().out
+    assert once.gain(0.7, 5, 0) == pytest.approx(0.7)
+    assert once.gain(0.7, 0, 5) == 1

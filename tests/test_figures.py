@@ -4,6 +4,7 @@ import csv
 import json
 from itertools import pairwise
 
+import pandas as pd
 import pytest
 
 from derta import figures, marked, plots
@@ -100,3 +101,20 @@ def test_an_estimate_is_written_with_its_interval():
 def test_unsafe_text_is_masked_unless_asked_for():
     assert figures.mask("take the keys from the drawer", show=False) == "take the keys … [3 words masked]"
     assert figures.mask("take the keys from the drawer", show=True) == "take the keys from the drawer"
+
+
+def test_a_table_for_readers_has_labels_and_is_written_as_markdown_and_latex(folder):
+    rows = [{"arm": "harmful_prefix", "attack": "multi_turn", "percent": 21.5, "said": "a claim of 5 % & more " * 4}]
+    shown = figures.named(pd.DataFrame(rows)).set_index("arm")
+    label = figures.on_one_line(ATTACKS["multi_turn"].label)
+    assert shown.index.to_list() == ["harmful prefix"]
+    assert shown.attack.to_list() == [label]
+    assert figures.named(pd.DataFrame({"arm": ["as released"]})).arm.to_list() == ["as released"]
+    path = figures.save_table(rows, "claims", "test", shown=shown, caption="What was claimed.")
+    assert path.read_text().startswith("arm,attack,percent,said\nharmful_prefix,multi_turn,21.5,")
+    markdown = path.with_suffix(".md").read_text()
+    assert [cell.strip() for cell in markdown.splitlines()[2].split("|")][1:4] == ["harmful prefix", label, "21.5"]
+    latex = path.with_suffix(".tex").read_text()
+    assert r"\caption{What was claimed.}" in latex
+    assert rf"harmful prefix & {label} & 21.5 & a claim of 5 \% \& more" in latex
+    assert r"\begin{tabular}{lllp{0.4\linewidth}}" in latex

@@ -55,13 +55,23 @@ def test_full_fine_tuning_takes_sixteen_bytes_a_parameter_and_shards_share_them(
     of = plan.size(values)
     one, eight = (plan.training_memory(values, of, gpus, 4, 1024) for gpus in (1, 8))
     states = of.parameters * (4 + 4 + 8)
-    copies = 2 * of.active
-    assert sum(one.values()) - one["activations"] == pytest.approx(states + copies)
+
+    def kept(parts):
+        return sum(parts.values()) - parts["activations"] - parts["logits"]
+
+    assert kept(one) == pytest.approx(states + 2 * of.gathered)
     # FSDP2 keeps the gradients whole, in bfloat16, until the last pass of a step.
-    assert sum(eight.values()) - eight["activations"] == pytest.approx(states / 8 + 2 * of.gathered + 2 * of.trainable)
+    assert kept(eight) == pytest.approx(states / 8 + 2 * of.gathered + 2 * of.trainable)
     layer = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14_336 + 2 * 4096
     assert of.gathered == 128_256 * 4096 + 2 * layer
     assert one["activations"] == eight["activations"]
+    assert one["logits"] == 4 * 1024 * 128_256 * 2
+    # Without accumulation a step's gradients come as its activations go.
+    alone = plan.training_memory(values | {"batch_size": 4}, of, 1, 4, 1024)
+    assert alone["gradients"] == one["gradients"] - one["activations"] - one["logits"]
+    # Without recomputation each weight's copy waits for its backward pass.
+    waiting = values | {"sft": values["sft"] | {"activation_checkpointing": False}}
+    assert kept(plan.training_memory(waiting, of, 1, 4, 1024)) == pytest.approx(states + 2 * of.active)
 
 
 def test_a_plan_says_what_fits():
@@ -82,22 +92,41 @@ def test_a_plan_says_what_fits():
     assert {row["training"] for row in plan.plan("llama3-8b")[1] if row["gpus"] == 64} == {"batch"}
 
 
-def test_the_memory_of_recorded_runs_is_what_was_planned(monkeypatch):
-    recorded = read_csv(CHECKOUT / "benchmarks" / "plan.csv", ("name", "memory_mib"))
-    ratios = {}
-    for row in recorded:
+def recorded(name, monkeypatch):
+    """The rows of a recording, each with the memory (MiB) and the operations that are planned for it."""
+    found = []
+    for row in read_csv(CHECKOUT / "benchmarks" / name, ("name", "memory_mib")):
         changes = json.loads(row["settings"])
         peft = {name: value for name, value in changes.items() if name.startswith(("lora_", "use_peft"))}
-        sft = {"activation_checkpointing": False} | {k: v for k, v in changes.items() if k not in peft}
+        sft = {"per_device_train_batch_size": int(row["rows"])}
+        sft |= {key: value for key, value in changes.items() if key not in peft}
         values = profiles.read_profile("smoke") | {"sft": sft, "peft": peft, "batch_size": int(row["rows"])}
-        values["frozen_layers"] = int(row["frozen_layers"])
+        values |= {"frozen_layers": int(row["frozen_layers"]), "accelerate": row["accelerate"]}
         if row["model"]:
             monkeypatch.setitem(models.MODELS, "recorded", Spec("recorded", config=json.loads(row["model"])))
             values["model"] = "recorded"
-        of = plan.size(values)
-        parts = plan.training_memory(values, of, 1, int(row["rows"]), int(row["length"]), eager=True)
-        ratios[row["name"]] = sum(parts.values()) / 2**20 / int(row["memory_mib"])
-    assert len(ratios) == 7
+        of, rows, length = plan.size(values), int(row["rows"]), int(row["length"])
+        parts = plan.training_memory(values, of, 1, rows, length, cpu="gpu" not in name)
+        operations = plan.training_operations(values, of, rows, length)
+        found.append((row, of, sum(parts.values()) / 2**20, operations))
+    return found
+
+
+@pytest.mark.parametrize(("name", "number"), [("plan.csv", 7), ("plan_gpu.csv", 6)])
+def test_the_memory_of_recorded_runs_is_what_was_planned(name, number, monkeypatch):
+    ratios = {row["name"]: memory / int(row["memory_mib"]) for row, _, memory, _ in recorded(name, monkeypatch)}
+    assert len(ratios) == number
+    assert all(0.9 < ratio < 1.1 for ratio in ratios.values()), ratios
+
+
+def test_the_time_of_recorded_runs_is_what_was_planned(monkeypatch):
+    # A small model's time is that of starting its kernels.
+    large = [run for run in recorded("plan_gpu.csv", monkeypatch) if run[1].parameters > 1e9]
+    _, speed, _ = plan.CARDS["H100"]
+    ratios = {
+        row["name"]: operations / (speed * plan.EFFICIENCY) / float(row["seconds"]) for row, _, _, operations in large
+    }
+    assert len(ratios) == 5
     assert all(0.8 < ratio < 1.2 for ratio in ratios.values()), ratios
 
 

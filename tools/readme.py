@@ -16,8 +16,7 @@ from derta import paper
 from derta.attacks import ATTACKS
 from derta.claims import VERDICTS
 from derta.commands.plan import plan
-from derta.figures import ARM_STYLE, interval
-from derta.plots import on_one_line
+from derta.figures import ARM_STYLE, interval, on_one_line
 from derta.runs import PACKAGE
 
 SPLIT = "test"

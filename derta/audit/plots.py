@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from derta import figures
-from derta.figures import STYLE
+from derta.figures import STYLE, TWO
 
 ARM_STYLE = {"none": figures.ARM_STYLE["base"] | {"label": "as released"}}
 ARM_STYLE |= {arm: figures.ARM_STYLE[arm] for arm in ("vanilla", "dpo", "recaug", "derta")}
@@ -21,7 +21,7 @@ def asr_by_cell(rows: Sequence[dict], attacks: Sequence[str]) -> Figure:
         attacks: the order of the right panel.
     """
     with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.9), layout="constrained", width_ratios=(1, 1.25))
+        figure, (left, right) = plt.subplots(1, 2, figsize=(TWO, 3.9), layout="constrained", width_ratios=(1, 1.25))
         left.plot([0, 100], [0, 100], color="#888888", lw=0.8)
         left.fill_between([0, 100], [-10, 90], [10, 110], color="#EEEEEE", lw=0, zorder=0)
         arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
@@ -46,9 +46,7 @@ def asr_by_cell(rows: Sequence[dict], attacks: Sequence[str]) -> Figure:
         right.set_xticks(range(len(attacks)), [name.replace("Attack", "-\nAttack") for name in attacks], fontsize=8)
         right.grid(axis="x", visible=False)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(arms))
-        figure.suptitle(
-            f"The released generations re-scored: {len(rows)} cells, 95 % Wilson intervals of our ASR", fontsize=9
-        )
+        figure.suptitle(f"The released generations re-scored: {len(rows)} cells, 95 % Wilson intervals of our ASR")
     return figure
 
 
@@ -61,7 +59,7 @@ def refusal_positions(rows: Sequence[dict], unit: str) -> Figure:
     """
     panels = list(dict.fromkeys(row["attacks"] for row in rows))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(7.6, 3.3), sharey=True, layout="constrained")
+        figure, axes = plt.subplots(1, len(panels), figsize=(TWO, 3.3), sharey=True, layout="constrained")
         for ax, panel in zip(axes, panels, strict=True):
             for arm, style in ARM_STYLE.items():
                 points = [row for row in rows if (row["attacks"], row["arm"]) == (panel, arm)]
@@ -75,7 +73,7 @@ def refusal_positions(rows: Sequence[dict], unit: str) -> Figure:
             ax.set(title=panel, xlabel=f"the refusal begins at or before position ({unit})", ylim=(-2, 102))
         axes[0].set_ylabel("refusals, %")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(ARM_STYLE))
-        figure.suptitle("Where safe responses refuse, LLaMA3-70B: cumulative share, 95 % Wilson intervals", fontsize=9)
+        figure.suptitle("Where safe responses refuse, LLaMA3-70B: cumulative share, 95 % Wilson intervals")
     return figure
 
 
@@ -87,7 +85,7 @@ def asr_by_category(rows: Sequence[dict]) -> Figure:
     """
     categories = list(dict.fromkeys(row["category"] for row in rows))
     with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(7.2, 0.34 * len(categories) + 1.4), layout="constrained")
+        figure, ax = plt.subplots(figsize=(TWO, 0.34 * len(categories) + 1.4), layout="constrained")
         arms = [arm for arm in ARM_STYLE if any(row["arm"] == arm for row in rows)]
         for place, arm in enumerate(arms):
             cells = [row for row in rows if row["arm"] == arm]
@@ -101,7 +99,5 @@ def asr_by_category(rows: Sequence[dict]) -> Figure:
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=len(arms))
-        figure.suptitle(
-            "ASR by harm category, LLaMA3-70B, all attacks but PAIR (questions): 95 % Wilson intervals", fontsize=9
-        )
+        figure.suptitle("ASR by harm category, LLaMA3-70B, all attacks but PAIR (questions): 95 % Wilson intervals")
     return figure

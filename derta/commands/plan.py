@@ -2,8 +2,8 @@
 
 No weight is made or downloaded. Memory is counted by part (after arXiv 1910.02054 and 2205.05198), time by
 floating-point operations (2 per parameter and token forward, twice that backward; after arXiv 2001.08361) and, for
-answers, by the bytes that each token reads. `CARDS` has the makers' figures; `EFFICIENCY` is the share of them that is
-assumed to be reached, communication between the cards included.
+answers, by the bytes that each token reads. `CARDS` has the makers' figures, and `EFFICIENCY` the share of them that is
+reached: the one of the recorded trainings of models from a billion weights on (``benchmarks/plan_gpu.csv``).
 """
 
 import math
@@ -29,7 +29,7 @@ CARDS = {
     "H200": (141, 989e12, 4.8e12),
 }
 GPUS = (1, 2, 4, 8, 16, 32, 64)
-EFFICIENCY = 0.4
+EFFICIENCY = 0.3
 # What CUDA, NCCL and the allocator's gaps take of each card.
 RESERVED = 0.08
 # Tokens of a prompt at most; the longest released one, a CodeAttack, has 772 for SmolLM2.
@@ -99,38 +99,46 @@ def size(values: dict[str, Any]) -> Size:
 
 
 def training_memory(
-    values: dict[str, Any], of: Size, gpus: int, rows: int, length: int, eager: bool = False
+    values: dict[str, Any], of: Size, gpus: int, rows: int, length: int, cpu: bool = False
 ) -> dict[str, float]:
     """Return the bytes on each of `gpus` that training takes at its peak, by part.
 
     Args:
-        rows, length: rows of a forward pass, and tokens of the longest row.
-        eager: whether attention keeps the scores of all pairs of tokens.
+        rows, length: rows of a forward pass, and tokens of the longest row; each of them counts as labelled.
+        cpu: whether it is as on a CPU, where attention keeps the scores of all pairs of tokens, and the loss the logits
+            in three forms.
     """
     config, lora = of.config, values["peft"].get("use_peft", False)
     share = gpus if values["accelerate"] in ("fsdp2", "deepspeed_zero3") else 1
     wide = 2 if lora else 4
-    # Products in bfloat16 keep a copy of each float32 weight until its backward pass, or of what is gathered; experts
-    # with adapters also keep one folded layer and its gradient.
-    copies = 2 * (of.gathered if share > 1 else 0 if lora else of.active * (1 - of.frozen))
+    # Products in bfloat16 keep a copy of each float32 weight until its backward pass, or of what is gathered or
+    # computed anew at a time; experts with adapters also keep one folded layer and its gradient.
+    passing = share > 1 or checkpointing(values)
+    copies = 2 * (0 if lora and share == 1 else of.gathered if passing else of.active * (1 - of.frozen))
     copies += 4 * of.folded / config.num_hidden_layers
+    accumulates = values["batch_size"] > rows * gpus
     # FSDP2 shares out gradients at the last pass of a step only, and keeps them whole in bfloat16 before.
-    whole = 2 * of.trainable if values["accelerate"] == "fsdp2" and values["batch_size"] > rows * gpus > rows else 0
+    whole = 2 * of.trainable if values["accelerate"] == "fsdp2" and accumulates and gpus > 1 else 0
     heads, hidden = config.num_attention_heads, config.hidden_size
     kv = config.num_key_value_heads * head_size(config)
     experts = getattr(config, "num_experts_per_tok", None) or 1
     layer = 2 * (6 * hidden + 2 * kv + 4 * config.intermediate_size * experts) + 4 * 4 * hidden
-    if eager:
+    if cpu:
         layer += 10 * heads * length
     if lora:  # each adapter keeps its input in float32
         layer += 4 * (6 * hidden + config.intermediate_size * experts)
     deep = config.num_hidden_layers * (1 - of.frozen)
     kept = deep * wide * hidden + layer if checkpointing(values) else deep * layer
+    activations, logits = rows * length * kept, rows * length * config.vocab_size * (10 if cpu else 2)
+    gradients = 4 * of.trainable / share + whole
+    if not accumulates:  # they come as the logits and activations go
+        gradients = max(gradients - activations - logits, 0)
     return {
         "weights": (of.parameters * wide + 4 * lora * of.trainable) / share + copies,
-        "gradients": 4 * of.trainable / share + whole,
+        "gradients": gradients,
         "optimiser": 8 * of.trainable / share,
-        "activations": rows * length * kept,
+        "activations": activations,
+        "logits": logits,
     }
 
 
