@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from derta import models, trainers
-from derta.commands import plan, profiles, rehearsal
+from derta.commands import launch, plan, profiles, rehearsal
 from derta.files import read_csv
 from derta.registry import Spec
 from derta.runs import CHECKOUT
@@ -190,3 +190,15 @@ def test_a_dry_run_names_what_is_missing(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(rehearsal, "get_token", lambda: "a token")
     assert "login" not in rehearsal.rehearse("mistral-7b")
+
+
+def test_too_few_gpus_are_named_before_anything_is_started(monkeypatch):
+    started = []
+    monkeypatch.setattr(launch.subprocess, "run", lambda command, **options: started.append((command, options)))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"fsdp2\.yaml starts 8 processes, one a GPU, and this machine has 2: set"):
+        launch.run("fsdp2", "model.yaml")
+    assert not started
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    launch.run("fsdp2", "model.yaml")
+    assert started == [(launch.command("fsdp2", "model.yaml"), {"cwd": CHECKOUT, "check": True})]

@@ -2,14 +2,20 @@
 
 import re
 import shutil
+from statistics import mean
 
+import nbformat
 import pandas as pd
 import pytest
 
+from derta import paper
 from derta.runs import CHECKOUT
 from tools import readme
 
 FIGURES = CHECKOUT / "figures"
+# What looks like a result: a mean before and after, a count of a number, a share, a decimal number.
+RESULT = re.compile(r"\d+(?:\.\d+)? → \d+(?:\.\d+)?|\d+ of \d+|\d[\d,]*(?:\.\d+)? ?%|\d+\.\d+")
+NOT_PROSE = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)|arXiv [\d.]+|[A-Za-z]+[\d.]+-[\d.]+B", re.S)
 
 
 @pytest.mark.parametrize("page", readme.PAGES)
@@ -52,3 +58,40 @@ def test_the_tests_that_a_promise_names_exist():
     named = set(re.findall(r"`(test_\w+)`", text))
     assert len(named) > 20
     assert not [name for name in named if not (CHECKOUT / "tests" / f"{name}.py").is_file()]
+
+
+def means(model, attacks):
+    """The paper's means before and after DeRTa."""
+    before, after = (mean(paper.value(model, arm, attack) for attack in attacks) for arm in ("vanilla", "derta"))
+    return f"{before:.1f} → {after:.1f}"
+
+
+def test_the_notebooks_prose_has_no_number_of_a_run():
+    others = ["PAIR", "JailbreakChat", "SelfCipher", "CompletingAttack", "AutoDAN"]
+    # Each with where it is from: results of a run are computed in cells, and stand nowhere else.
+    known = {
+        **dict.fromkeys(["4.1", "4.2"], "sections of the paper"),
+        **dict.fromkeys(["50 %", "0.5"], "chance"),
+        **dict.fromkeys(["95 %", "0.95"], "the level of intervals; the paper's label dropout"),
+        "20 %": "the rule of what is testable",
+        "0.7": "a temperature",
+        **dict.fromkeys(["99.5 %", "22.3 %", "79 of 82", "80 %", "75 %", "90 %"], "Section 1, Figure 4 and case study"),
+        f"{5 * 3_000 / 66_000:.1f} %": "the share of RTO's labels at a dropout of 95 %",
+        "5 %": "what that dropout leaves",
+        f"{100 * 3_000 / 66_000:.1f} %": "the share of RTO's rows",
+        "106 of 129": "the audit of rules before they were corrected",
+        f"{100 * 106 / 129:.1f} %": "the same",
+        **dict.fromkeys(["58 of 60", "40 of 40"], "the extractors before their last rules"),
+        means("Mistral-8x7B", others): "a headline, over five attacks",
+        means("LLaMA3-70B", [*others, "CodeAttack"]): "the other headline, over six",
+        means("LLaMA3-8B", others): "Table 10",
+        "62.8 → 16.9": "Figure 6",
+    }
+    found = set()
+    for path in sorted((CHECKOUT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, 4).cells:
+            if cell.cell_type == "markdown":
+                said = set(RESULT.findall(NOT_PROSE.sub("", cell.source)))
+                assert said <= known.keys(), f"{path.name}: {said - known.keys()}"
+                found |= said
+    assert found == known.keys()

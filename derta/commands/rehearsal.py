@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from huggingface_hub import get_token
 
-from derta.commands.launch import command
+from derta.commands import launch
 from derta.commands.plan import size
-from derta.commands.profiles import read_profile, read_yaml
+from derta.commands.profiles import read_profile
 from derta.evaluate import label
 from derta.published import prompts, released
 from derta.registry import MODELS
-from derta.runs import CHECKOUT, run_dir
+from derta.runs import run_dir
 
 # Owners whose models ask for a login on the hub.
 GATED = ("meta-llama/", "mistralai/")
@@ -48,12 +48,12 @@ def rehearse(profile: str) -> str:
         said.append(f"login: {home} asks for one, and there is none here: accept its terms, then `hf auth login`")
     commands = [f"./run_all.sh {profile}"]
     if values["accelerate"]:
-        setup = read_yaml((CHECKOUT or Path()) / "notebooks/params/accelerate" / f"{values['accelerate']}.yaml")
+        setup = launch.setup(values["accelerate"])
         processes, rows = setup["num_processes"], values["sft"].get("per_device_train_batch_size", 8)
         if values["batch_size"] % (processes * rows):
             raise ValueError(
                 f"batch_size {values['batch_size']} is no multiple of per_device_train_batch_size {rows} × {processes} "
-                f"processes (notebooks/params/accelerate/{values['accelerate']}.yaml)"
+                f"processes ({launch.FILES}/{values['accelerate']}.yaml)"
             )
         if values["accelerate"] == "deepspeed_zero3" and not find_spec("deepspeed"):
             raise ValueError("accelerate is deepspeed_zero3, and DeepSpeed is missing: pip install deepspeed")
@@ -61,7 +61,7 @@ def rehearse(profile: str) -> str:
         said.append(f"GPUs: {processes} processes are to be started, one a GPU; this machine has {found}")
         names = [label(arm, seed) for seed in values["seeds"] for arm in values["arms"]]
         commands += [
-            "by notebook 3: " + shlex.join(command(values["accelerate"], folder / "training" / f"{name}.yaml"))
+            "by notebook 3: " + shlex.join(launch.command(values["accelerate"], folder / "training" / f"{name}.yaml"))
             for name in names
         ]
     return "\n".join([*said, "commands:", *(f"  {command}" for command in commands)])
