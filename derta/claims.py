@@ -16,7 +16,7 @@ import pandas as pd
 from derta.files import read_csv
 from derta.runs import DATA
 
-VERDICTS = ("reproduced", "partly", "not reproduced", "not testable here")
+VERDICTS = ("reproduced", "partly", "contradicted", "left open", "not testable here")
 CHECK = re.compile(r"(\w+)\[([^\]]*)\]\.(\w+) ([<>]) (-?\d+(?:\.\d+)?)")
 
 
@@ -112,8 +112,9 @@ def find(check: Check, tables: Mapping[str, pd.DataFrame]) -> Found | None:
 def judge(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     """Judge a claim.
 
-    It is *reproduced* if all of its checks hold, *partly* if some do, *not reproduced* if none does, and *not testable
-    here* if what it needs is not so, or if some of its checks have no result and the others hold.
+    It is *reproduced* if all of its checks hold, and *partly* if some do. If none does, it is *contradicted* if the
+    whole interval of one lies on the wrong side of its bound, and otherwise *left open*. It is *not testable here* if
+    what it needs is not so, or if some of its checks have no result and the others hold.
 
     Args:
         tables: the tables of results that checks name, such as `derta.measures.differences`.
@@ -126,13 +127,17 @@ def judge(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
         found = find(need, tables)
         if found is None or not _beyond(found.value, need):
             said = "no result" if found is None else f"{found.value:.3g}"
-            return about | {"verdict": VERDICTS[3], "numbers": f"{need}: {said}"}
+            return about | {"verdict": VERDICTS[-1], "numbers": f"{need}: {said}"}
     results = [(check, find(check, tables)) for check in claim.test]
     holding = [_beyond(found.low if c.above else found.high, c) for c, found in results if found is not None]
     if len(holding) < len(results) and all(holding):
         missing = "; ".join(str(check) for check, found in results if found is None)
-        return about | {"verdict": VERDICTS[3], "numbers": f"no result: {missing}"}
-    verdict = VERDICTS[0] if all(holding) else VERDICTS[1] if any(holding) else VERDICTS[2]
+        return about | {"verdict": VERDICTS[-1], "numbers": f"no result: {missing}"}
+    contradicted = any(not _beyond(found.high if c.above else found.low, c) for c, found in results if found)
+    if any(holding):
+        verdict = "reproduced" if all(holding) else "partly"
+    else:
+        verdict = "contradicted" if contradicted else "left open"
     numbers = "; ".join(
         f"{check}: " + ("no result" if found is None else f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]")
         for check, found in results

@@ -31,6 +31,15 @@ ARM_STYLE: dict[str, dict[str, str]] = {
     "probe": {"color": "#666666", "marker": "d", "label": "linear probe, before tuning", "mfc": "white"},
     "words": {"color": "#666666", "marker": "x", "label": "bag of words"},
 }
+ARM_LABELS = {arm: style["label"] for arm, style in ARM_STYLE.items()}
+MEASURE_LABELS = {
+    "harmful": "harmful refused",
+    "benign": "twin refused",
+    "asr": "unsafe (ASR)",
+    "selectivity": "selectivity",
+    "auroc": "AUROC",
+    "ordered": "pairs in order",
+}
 # Widths in inches: of one column and of two, in which the text of the figures has eight points.
 ONE, TWO = 3.35, 6.9
 STYLE: dict[str, Any] = {
@@ -59,14 +68,14 @@ def on_one_line(label: str) -> str:
     return label.replace("-\n", "").replace("\n", " ")
 
 
+ATTACK_LABELS = {name: on_one_line(attack.label) for name, attack in ATTACKS.items()}
+ATTACK_LABELS |= {"pair": "PAIR", "autodan": "AutoDAN"}
+
+
 def named(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table for readers: in its columns `arm` and `attack`, labels in the place of known names."""
-    labels = {
-        "arm": {arm: style["label"] for arm, style in ARM_STYLE.items()},
-        "attack": {name: on_one_line(attack.label) for name, attack in ATTACKS.items()},
-    }
-    known = {column: table[column].replace(names) for column, names in labels.items() if column in table}
-    return table.assign(**known)
+    """Return a table for readers: in its columns `arm`, `attack` and `measure`, labels in the place of known names."""
+    labels = {"arm": ARM_LABELS, "attack": ATTACK_LABELS, "measure": MEASURE_LABELS}
+    return table.assign(**{column: table[column].replace(of) for column, of in labels.items() if column in table})
 
 
 def interval(mean: float, low: float, high: float, scale: float = 100, digits: int = 0, signed: bool = False) -> str:
@@ -75,6 +84,12 @@ def interval(mean: float, low: float, high: float, scale: float = 100, digits: i
         return "–"
     form = f"{'+' if signed else ''}z.{digits}f"
     return "{} [{}, {}]".format(*(format(scale * x, form) for x in (mean, low, high)))
+
+
+def intervals(table: pd.DataFrame, name: str, **form: Any) -> list[str]:
+    """Return the estimates of a column with their intervals in ``<name>_low`` and ``<name>_high``; see `interval`."""
+    cells = table[[name, f"{name}_low", f"{name}_high"]].astype(float)
+    return [interval(*row, **form) for row in cells.itertuples(index=False)]
 
 
 def save(figure: Figure, rows: Sequence[dict], name: str, profile: str, **facts) -> Path:

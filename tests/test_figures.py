@@ -118,3 +118,9 @@ def test_a_table_for_readers_has_labels_and_is_written_as_markdown_and_latex(fol
     assert r"\caption{What was claimed.}" in latex
     assert rf"harmful prefix & {label} & 21.5 & a claim of 5 \% \& more" in latex
     assert r"\begin{tabular}{lllp{0.4\linewidth}}" in latex
+
+
+def test_a_column_of_estimates_is_written_with_its_intervals():
+    table = pd.DataFrame({"asr": [0.5, None], "asr_low": [0.25, None], "asr_high": [0.8, None]})
+    assert figures.intervals(table, "asr") == ["50 [25, 80]", "–"]
+    assert figures.intervals(table, "asr", scale=1, digits=1)[0] == "0.5 [0.2, 0.8]"

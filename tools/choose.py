@@ -60,9 +60,10 @@ TRAINING: dict[str, Any] = {
 
 
 def train(setting: dict[str, Any], folder: Path) -> Path:
-    """Train the arm ``derta`` with a setting, and return the model's folder."""
+    """Train the arm ``derta`` with a setting, which may hold other numbers of `MATERIAL`; return the model's folder."""
     name = digest(setting)
-    material = embedded_material(**MATERIAL, seed=SEED, close=setting["close"])
+    numbers = MATERIAL | {name: setting[name] for name in MATERIAL.keys() & setting.keys()}
+    material = embedded_material(**numbers, seed=SEED, close=setting["close"])
     rows = ROWS | {name: setting[name] for name in ("max_length", "rto_dropout")}
     data = dataset.build("derta", material, MODEL, folder / f"{name}-data", seed=SEED, **rows)
     options = TRAINING | {name: setting[name] for name in ("learning_rate", "frozen_layers")}
@@ -71,7 +72,7 @@ def train(setting: dict[str, Any], folder: Path) -> Path:
 
 def measure(model: Path) -> dict[str, np.ndarray]:
     """Return, per behaviour of the split ``choice``, the placements of both AUROCs (`derta.stats.auroc`; for the close
-    pairs alone too), and per answer its negative log-likelihood in nats per token."""
+    pairs alone too) and P(refusal) on both sides, and per answer its negative log-likelihood in nats per token."""
     lm = models.load(str(model))
     close = np.array([b.twin == "close" for b in corpus.behaviours("choice")])
     found: dict[str, np.ndarray] = {}
@@ -80,6 +81,7 @@ def measure(model: Path) -> dict[str, np.ndarray]:
         scores = [depth.next_refusals(lm, prompts, batch_size=64) for prompts in asked]
         found[name] = stats.auroc(*scores)
         found[f"{name}_close"] = stats.auroc(*(side[close] for side in scores))
+        found |= {f"{name}_{side}": score for side, score in zip(("harmful", "benign"), scores, strict=True)}
     answers = corpus.responses("helpful-choice")
     prompts, replies = [lm.ids(lm.chat(row.prompt)) for row in answers], [lm.ids(row.response) for row in answers]
     nll = np.empty(len(answers))

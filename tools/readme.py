@@ -16,13 +16,13 @@ from derta import paper
 from derta.attacks import ATTACKS
 from derta.claims import VERDICTS
 from derta.commands.plan import plan
-from derta.figures import ARM_STYLE, interval, on_one_line
+from derta.figures import ARM_STYLE, interval
+from derta.figures import ATTACK_LABELS as TITLES
 from derta.runs import PACKAGE
 
 SPLIT = "test"
 OF_THE_PAPER = ("llama3-8b", "mistral-7b", "llama3-70b", "mixtral-8x7b", "llama3-8b-instruct", "llama3-70b-instruct")
 PLACES = ("direct", "prefill", "completing")
-TITLES = {name: on_one_line(attack.label) for name, attack in ATTACKS.items()}
 # Titles and scales of the measures.
 MEASURES = {
     "harmful": ("refused", 100),
@@ -123,7 +123,7 @@ def at_one_threshold(table: pd.DataFrame) -> list[str]:
 def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
     """Return the result in one sentence."""
     of = table[table.attack == "prefill"].set_index("arm")
-    vanilla, derta = of.loc["vanilla"], of.loc["derta"]
+    vanilla, derta, direct = of.loc["vanilla"], of.loc["derta"], table[table.attack == "direct"].set_index("arm")
     asked = {"split": SPLIT, "first": "vanilla", "second": "derta", "attack": "prefill"}
     chosen = np.logical_and.reduce([compared[name] == value for name, value in asked.items()])
     rows = compared[chosen].set_index("measure")
@@ -133,23 +133,50 @@ def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
         f"**After a started reply, ordinary safety tuning refuses {percent(vanilla.harmful)} % of unseen harmful "
         f"requests and DeRTa {percent(derta.harmful)} %; the attack succeeds in {percent(vanilla.asr)} and "
         f"{percent(derta.asr)} % (difference {found['asr']} points; {derta.n} requests, {seeds}). But DeRTa refuses "
-        f"{percent(derta.benign)} % of their innocent twins too; its P(refusal) tells the two apart with an AUROC of "
-        f"{derta.auroc:.2f}, vanilla's with {vanilla.auroc:.2f} (difference {found['auroc']}).**"
+        f"{percent(derta.benign)} % of their innocent twins too (asked directly, vanilla refuses "
+        f"{percent(direct.benign['vanilla'])} %); its P(refusal) tells the two apart with an AUROC of "
+        f"{derta.auroc:.2f}, vanilla's with {vanilla.auroc:.2f}, a bag of words with "
+        f"{of.auroc['words']:.2f}.**"
+    )
+
+
+def price(costs: pd.DataFrame, further: pd.DataFrame | None) -> str:
+    """Return in two sentences what tuning costs, and whether it lasts."""
+    own = costs[(costs["first"] == "base") & (costs.measure == "accuracy") & (costs.of == "exact_match")]
+    lost = own.set_index("second")
+    shown = [
+        f"{name} {interval(-row.difference, -row.high, -row.low)}"
+        for name, row in (("vanilla", lost.loc["vanilla"]), ("DeRTa", lost.loc["derta"]))
+    ]
+    said = f"Tuning costs points of accuracy on {lost.n.iloc[0]} easy questions: {', '.join(shown)}."
+    if further is None:
+        return said
+    asked = further[(further["first"].str.partition("@")[0] == "derta") & (further.attack == "prefill")]
+    row = asked[asked.measure == "harmful"].sort_values("steps").iloc[0]
+    gone = interval(-row.difference, -row.high, -row.low)
+    return (
+        f"{said} {row.steps} further steps on innocent instructions take {gone} points from DeRTa's refusals after a "
+        f"started reply (one seed, {row.n} requests)."
     )
 
 
 def summary(judged: pd.DataFrame) -> list[str]:
-    """Return how many claims have which verdict, and which."""
+    """Return how many claims have which verdict, of the paper and of its readers, and which, with links."""
+    of_paper = judged.source.str.match("Abstract|Section|Table|Figure|released")
     rows = []
     for verdict in VERDICTS:
-        ids = judged.id[judged.verdict == verdict]
-        rows.append([verdict, str(len(ids)), ", ".join(ids)])
-    return markdown(["verdict", "claims", ""], rows)
+        has = judged.verdict == verdict
+        links = ", ".join(f"[{name}](docs/results.md#{name})" for name in judged.id[has])
+        rows.append([verdict, str(sum(has & of_paper)), str(sum(has & ~of_paper)), links])
+    return markdown(["verdict", "the paper's claims", "readers'", ""], rows)
 
 
 def verdicts(judged: pd.DataFrame) -> list[str]:
     """Return the verdict on every claim, with its numbers."""
-    rows = [[row.id, row.source, row.claim, row.verdict, f"`{row.numbers}`"] for row in judged.itertuples()]
+    rows = [
+        [f'<a id="{row.id}"></a>{row.id}', row.source, row.claim, row.verdict, f"`{row.numbers}`"]
+        for row in judged.itertuples()
+    ]
     return markdown(["", "made in", "claim", "verdict", "numbers"], rows)
 
 
@@ -257,10 +284,12 @@ def blocks(figures: Path) -> dict[str, str]:
         "",
         *at_one_threshold(pd.read_csv(folder / "threshold.csv")),
     ]
-    lines = {"numbers": numbers, "headline": [headline(tested, compared)], "claims": summary(judged)}
-    lines |= {"verdicts": verdicts(judged), "costs": costs(pd.read_csv(folder / "helpfulness.csv"))}
-    if (folder / "lasting.csv").is_file():
-        lines["lasting"] = lasting(pd.read_csv(folder / "lasting.csv"))
+    helpful = pd.read_csv(folder / "helpfulness.csv")
+    further = pd.read_csv(folder / "lasting.csv") if (folder / "lasting.csv").is_file() else None
+    lines = {"numbers": numbers, "claims": summary(judged), "verdicts": verdicts(judged), "costs": costs(helpful)}
+    lines["headline"] = [headline(tested, compared), "", price(helpful, further)]
+    if further is not None:
+        lines["lasting"] = lasting(further)
     lines |= {"terms": terms(tested), "plan": costs_of_the_paper(), "paper": asr_of_the_paper()}
     lines["labels"] = [labels(pd.read_csv(folder / "labels.csv"))]
     return {name: "\n".join(of) for name, of in lines.items()}
