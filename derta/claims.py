@@ -133,7 +133,9 @@ def judge(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     if len(holding) < len(results) and all(holding):
         missing = "; ".join(str(check) for check, found in results if found is None)
         return about | {"verdict": VERDICTS[-1], "numbers": f"no result: {missing}"}
-    contradicted = any(not _beyond(found.high if c.above else found.low, c) for c, found in results if found)
+    # A number without an interval, such as a p-value, leaves open what it does not show.
+    ends = [(c, found.high if c.above else found.low) for c, found in results if found and found.low < found.high]
+    contradicted = any(not _beyond(end, c) for c, end in ends)
     if any(holding):
         verdict = "reproduced" if all(holding) else "partly"
     else:

@@ -54,6 +54,7 @@ def test_a_check_is_read_as_it_is_written():
         ("elsewhere[x=1].y > 0", "not testable here"),
         ("measures[arm=probe, attack=deep].asr > 0", "not testable here"),
         ("measures[arm=derta, attack=deep, depth=50].asr > 0.2", "reproduced"),
+        ("measures[arm=derta, attack=deep, depth=50].depth < 0", "left open"),
     ],
 )
 def test_the_whole_interval_has_to_lie_on_one_side(test, wanted):
