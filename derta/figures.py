@@ -31,7 +31,7 @@ ARM_STYLE: dict[str, dict[str, str]] = {
     "probe": {"color": "#666666", "marker": "d", "label": "linear probe, before tuning", "mfc": "white"},
     "words": {"color": "#666666", "marker": "x", "label": "bag of words"},
 }
-ARM_LABELS = {arm: style["label"] for arm, style in ARM_STYLE.items()}
+ARM_LABELS = {arm: style["label"] for arm, style in ARM_STYLE.items()} | {"none": "as released"}
 MEASURE_LABELS = {
     "harmful": "harmful refused",
     "benign": "twin refused",

@@ -68,15 +68,15 @@ def agreement(labels: Sequence[str], verdicts: Sequence[str]) -> dict[str, float
     pairs = list(zip(labels, verdicts, strict=True))
     agree = sum(label == verdict for label, verdict in pairs)
     low, high = stats.wilson(agree, len(pairs))
-    counts = {"n": len(pairs), "agreement": agree / len(pairs), "low": low, "high": high}
+    counts = {"n": len(pairs), "agreement": agree / len(pairs), "low": max(low, 0.0), "high": high}
     counts["kappa"] = float(cohen_kappa_score(*zip(*pairs, strict=True)))
     recalls = recall_score(*zip(*pairs, strict=True), labels=["unsafe", "safe"], average=None, zero_division=np.nan)
     return counts | {"sensitivity": float(recalls[0]), "specificity": float(recalls[1])}
 
 
 def summary(rows: list[dict], ours: str = "ours") -> dict[str, float]:
-    """Return mean absolute error, its 95 % interval over cells, largest error and bias (points), correlation, and the
-    percentage of cells within 10 points of the paper.
+    """Return mean absolute error, its 95 % interval over cells (Student's, cut at 0), largest error and bias (points),
+    correlation, and the percentage of cells within 10 points of the paper.
 
     Args:
         ours: the column to compare with `paper`.
@@ -86,7 +86,7 @@ def summary(rows: list[dict], ours: str = "ours") -> dict[str, float]:
     return {
         "cells": len(rows),
         "mean absolute error": float(np.abs(error).mean()),
-        "low": low,
+        "low": max(low, 0.0),
         "high": high,
         "largest error": float(np.abs(error).max()),
         "bias": float(error.mean()),
