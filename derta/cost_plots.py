@@ -47,7 +47,7 @@ def differences(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], model: str
 def by_steps(refused: pd.DataFrame, costs: pd.DataFrame, title: str) -> Figure:
     """Plot refusals, accuracy and likelihood by the number of steps; see `derta.along.Followed` for the rows."""
     panels = {"harmful": "refused harmful, %", "benign": "refused twin, %"}
-    prices = {"accuracy": ("easy questions, % right", 100), "nll": ("instructions, nats per token", 1)}
+    prices = {"accuracy": ("easy questions, % right", 100), "nll": ("answers, nats per token", 1)}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 4, figsize=(TWO, 2.6), layout="constrained")
         for arm in dict.fromkeys(refused.arm):
@@ -67,7 +67,7 @@ def by_steps(refused: pd.DataFrame, costs: pd.DataFrame, title: str) -> Figure:
             ax.set(title=name, xlabel="optimiser steps")
         for ax in axes[:2]:
             ax.set(ylim=(-3, 103))
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         figure.suptitle(title)
     return figure
 

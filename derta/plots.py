@@ -127,6 +127,8 @@ def by_arm(
                     bars = np.array(_bars([points[arm]], field)) * scale / 100
                     look = ARM_STYLE[arm] | {"ls": "none", "ms": 4, "capsize": 1.5, "lw": 1}
                     ax.errorbar([scale * value], [y], xerr=bars, **look)
+                if not any(point.get(field) is not None and not np.isnan(point[field]) for point in points.values()):
+                    ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center")
                 ax.axvline(at, color="#888888", lw=0.8)
                 ax.set(ylim=(len(arms) - 0.4, -0.6))
             line[0].set_yticks(range(len(arms)), [ARM_STYLE[arm]["label"] for arm in arms])

@@ -43,7 +43,7 @@ def asr_by_cell(rows: Sequence[dict], attacks: Sequence[str]) -> Figure:
         )
         left.set(xlim=(-3, 103), ylim=(-3, 103), aspect="equal")
         right.set(title="Rule judge − paper, by attack", ylabel="percentage points")
-        right.set_xticks(range(len(attacks)), [name.replace("Attack", "-\nAttack") for name in attacks], fontsize=8)
+        right.set_xticks(range(len(attacks)), attacks, rotation=25, ha="right", rotation_mode="anchor")
         right.grid(axis="x", visible=False)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(arms))
         figure.suptitle(f"The released generations re-scored: {len(rows)} cells, 95 % Wilson intervals of our ASR")
