@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from html import unescape
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -65,9 +66,14 @@ def test_no_page_loads_anything_from_elsewhere(site):
 
 def test_every_link_within_the_site_leads_somewhere(site):
     for path in pages(site):
-        for link in re.findall(r'<a [^>]*href="([^"#]+)', path.read_text(encoding="utf-8")):
-            if not urlparse(link).scheme:
-                assert (path.parent / unquote(link)).exists(), f"{path.name}: {link}"
+        for link in re.findall(r'<a [^>]*href="([^"]+)', path.read_text(encoding="utf-8")):
+            of = urlparse(unescape(link))
+            if of.scheme:
+                continue
+            target = path.parent / unquote(of.path) if of.path else path
+            assert target.exists(), f"{path.name}: {link}"
+            if of.fragment and target.suffix == ".html":
+                assert f'id="{unquote(of.fragment)}"' in target.read_text(encoding="utf-8"), f"{path.name}: {link}"
 
 
 def test_the_page_to_send_stands_alone(site):

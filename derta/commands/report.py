@@ -35,6 +35,7 @@ CONFIG = {
     "nb_execution_mode": "off",
     "myst_enable_extensions": ["dollarmath"],
     "myst_heading_anchors": 2,
+    "suppress_warnings": ["myst.xref_missing"],  # it does not see the anchors of table rows
 }
 # Wide tables and long lines scroll in their own box, and pages print without them being cut.
 CSS = """
@@ -79,8 +80,10 @@ def build(profile: str, folder: Path) -> list[str]:
             copy(root / name, source / name)
         for path in (root / "data").glob("*.csv"):
             shutil.copy(path, source / "data")
-        shutil.copytree(root / "figures", source / "figures", ignore=shutil.ignore_patterns("*.csv", "*.json"))
-        shutil.copytree(figures, source / "figures" / profile, dirs_exist_ok=True)
+        shutil.copytree(root / "figures", source / "figures", ignore=shutil.ignore_patterns("*.csv", "*.json", "*.md"))
+        shutil.copytree(
+            figures, source / "figures" / profile, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.md")
+        )
         (source / "notebooks").mkdir()
         of: set[str] = set()
         for path in sources():
