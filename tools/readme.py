@@ -131,12 +131,11 @@ def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
     seeds = "one seed" if derta.seeds == 1 else f"{derta.seeds} seeds"
     return (
         f"**After a started reply, ordinary safety tuning refuses {percent(vanilla.harmful)} % of unseen harmful "
-        f"requests and DeRTa {percent(derta.harmful)} %; the attack succeeds in {percent(vanilla.asr)} and "
-        f"{percent(derta.asr)} % (difference {found['asr']} points; {derta.n} requests, {seeds}). But DeRTa refuses "
-        f"{percent(derta.benign)} % of their innocent twins too (asked directly, vanilla refuses "
-        f"{percent(direct.benign['vanilla'])} %); its P(refusal) tells the two apart with an AUROC of "
-        f"{derta.auroc:.2f}, vanilla's with {vanilla.auroc:.2f}, a bag of words with "
-        f"{of.auroc['words']:.2f}.**"
+        f"requests and DeRTa {percent(derta.harmful)} %; {percent(vanilla.asr)} and {percent(derta.asr)} % of the "
+        f"replies comply (difference {found['asr']} points; {derta.n} requests, {seeds}). But DeRTa then also refuses "
+        f"{percent(derta.benign)} % of innocent twins (vanilla {percent(direct.benign['vanilla'])} % of them, asked "
+        f"directly); its P(refusal) separates the two with an AUROC of {derta.auroc:.2f}, vanilla's with "
+        f"{vanilla.auroc:.2f}, a bag of words with {of.auroc['words']:.2f}.**"
     )
 
 
@@ -155,8 +154,8 @@ def price(costs: pd.DataFrame, further: pd.DataFrame | None) -> str:
     row = asked[asked.measure == "harmful"].sort_values("steps").iloc[0]
     gone = interval(-row.difference, -row.high, -row.low)
     return (
-        f"{said} {row.steps} further steps on innocent instructions take {gone} points from DeRTa's refusals after a "
-        f"started reply (one seed, {row.n} requests)."
+        f"{said} {row.steps} further steps on innocent instructions take DeRTa's refusals after a started reply away "
+        f"({gone} points; one seed, {row.n} requests)."
     )
 
 
