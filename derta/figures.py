@@ -129,9 +129,6 @@ def save_table(
     write_atomically(folder / f"{name}.json", json.dumps(provenance(profile=profile, **facts), indent=1) + "\n")
     if shown is not None:
         flat = shown.reset_index() if any(shown.index.names) else shown
-        flat = flat.set_axis(
-            [part if isinstance(part, str) else ", ".join(filter(None, part)) for part in flat], axis=1
-        )
         write_atomically(folder / f"{name}.md", flat.to_markdown(index=False) + "\n")
         wide = [flat[column].astype(str).str.len().max() > 60 for column in flat]
         latex = flat.to_latex(

@@ -120,14 +120,13 @@ def by_arm(
         for line, (attack, label) in zip(axes, labels.items(), strict=True):
             points = {row["arm"]: row for row in rows if row["attack"] == attack}
             for ax, (field, (_, scale, at)) in zip(line, columns.items(), strict=True):
-                for y, arm in enumerate(arms):
-                    value = points.get(arm, {}).get(field)
-                    if value is None or np.isnan(value):
-                        continue
-                    bars = np.array(_bars([points[arm]], field)) * scale / 100
-                    look = ARM_STYLE[arm] | {"ls": "none", "ms": 4, "capsize": 1.5, "lw": 1}
-                    ax.errorbar([scale * value], [y], xerr=bars, **look)
-                if not any(point.get(field) is not None and not np.isnan(point[field]) for point in points.values()):
+                values = [points.get(arm, {}).get(field) for arm in arms]
+                measured = [y for y, value in enumerate(values) if value is not None and not np.isnan(value)]
+                for y in measured:
+                    bars = np.array(_bars([points[arms[y]]], field)) * scale / 100
+                    look = ARM_STYLE[arms[y]] | {"ls": "none", "ms": 4, "capsize": 1.5, "lw": 1}
+                    ax.errorbar([scale * points[arms[y]][field]], [y], xerr=bars, **look)
+                if not measured:
                     ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center")
                 ax.axvline(at, color="#888888", lw=0.8)
                 ax.set(ylim=(len(arms) - 0.4, -0.6))

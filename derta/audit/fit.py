@@ -68,7 +68,7 @@ def agreement(labels: Sequence[str], verdicts: Sequence[str]) -> dict[str, float
     pairs = list(zip(labels, verdicts, strict=True))
     agree = sum(label == verdict for label, verdict in pairs)
     low, high = stats.wilson(agree, len(pairs))
-    counts = {"n": len(pairs), "agreement": agree / len(pairs), "low": max(low, 0.0), "high": high}
+    counts = {"n": len(pairs), "agreement": agree / len(pairs), "low": low, "high": high}
     counts["kappa"] = float(cohen_kappa_score(*zip(*pairs, strict=True)))
     recalls = recall_score(*zip(*pairs, strict=True), labels=["unsafe", "safe"], average=None, zero_division=np.nan)
     return counts | {"sensitivity": float(recalls[0]), "specificity": float(recalls[1])}

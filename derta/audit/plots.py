@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from derta import figures
 from derta.figures import STYLE, TWO
 
-ARM_STYLE = {"none": figures.ARM_STYLE["base"] | {"label": "as released"}}
+ARM_STYLE = {"none": figures.ARM_STYLE["base"] | {"label": figures.ARM_LABELS["none"]}}
 ARM_STYLE |= {arm: figures.ARM_STYLE[arm] for arm in ("vanilla", "dpo", "recaug", "derta")}
 
 
