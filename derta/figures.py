@@ -32,6 +32,7 @@ ARM_STYLE: dict[str, dict[str, str]] = {
     "words": {"color": "#666666", "marker": "x", "label": "bag of words"},
 }
 ARM_LABELS = {arm: style["label"] for arm, style in ARM_STYLE.items()} | {"none": "as released"}
+ATTACK_LABELS = {name: attack.label for name, attack in ATTACKS.items()} | {"pair": "PAIR", "autodan": "AutoDAN"}
 MEASURE_LABELS = {
     "harmful": "harmful refused",
     "benign": "twin refused",
@@ -61,15 +62,6 @@ def mask(text: str, show: bool) -> str:
     """Return the first three words of a text that may be unsafe and the number of the others; all of it if `show`."""
     words = text.split()
     return text if show or len(words) <= 3 else f"{' '.join(words[:3])} … [{len(words) - 3} words masked]"
-
-
-def on_one_line(label: str) -> str:
-    """Return an attack's label on one line."""
-    return label.replace("-\n", "").replace("\n", " ")
-
-
-ATTACK_LABELS = {name: on_one_line(attack.label) for name, attack in ATTACKS.items()}
-ATTACK_LABELS |= {"pair": "PAIR", "autodan": "AutoDAN"}
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:

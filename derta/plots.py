@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from derta.figures import ARM_STYLE, STYLE, TWO, on_one_line
+from derta.figures import ARM_LABELS, ARM_STYLE, STYLE, TWO
 
 
 def refusal_depth(curves: Sequence[dict], model: str) -> Figure:
@@ -67,7 +67,7 @@ def refusals_by_attack(rows: Sequence[dict], labels: dict[str, str], model: str)
         middle.set(title="Unsafe: attack success rate (ASR)", ylabel="percent", ylim=(-3, 103))
         lower.set(title="Selectivity: refused harmful − refused twin", ylabel="percentage points")
         lower.axhline(0, color="#888888", lw=0.8)
-        names = [f"{on_one_line(labels[name])} ({_pairs(rows, name)})" for name in attacks]
+        names = [f"{labels[name]} ({_pairs(rows, name)})" for name in attacks]
         for ax, ticks in ((upper, [""] * len(names)), (middle, [""] * len(names)), (lower, names)):
             ax.set_xticks(range(len(attacks)), ticks, rotation=30, ha="right", rotation_mode="anchor")
             ax.grid(axis="x", visible=False)
@@ -130,8 +130,8 @@ def by_arm(
                     ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center")
                 ax.axvline(at, color="#888888", lw=0.8)
                 ax.set(ylim=(len(arms) - 0.4, -0.6))
-            line[0].set_yticks(range(len(arms)), [ARM_STYLE[arm]["label"] for arm in arms])
-            line[0].set_title(on_one_line(label), loc="left")
+            line[0].set_yticks(range(len(arms)), [ARM_LABELS[arm] for arm in arms])
+            line[0].set_title(label, loc="left")
         for ax, (name, *_) in zip(axes[-1], columns.values(), strict=True):
             ax.set_xlabel(name)
         figure.suptitle(title)
@@ -162,7 +162,7 @@ def refusals_begin(rows: Sequence[dict], labels: dict[str, str], model: str) -> 
                     ax.fill_between(x, low, high, step="post", color=style["color"], alpha=0.12, lw=0)
             n = max(row["n"] for row in rows if row["attack"] == attack)
             ax.set(
-                title=f"{on_one_line(label)} (n = {n})",
+                title=f"{label} (n = {n})",
                 xlabel="token of the model's own answer",
                 ylim=(-2, 102),
                 xscale="log",

@@ -24,6 +24,8 @@ PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else None
 # In a checkout the corpus is next to the package; in an installed package it is inside.
 DATA = CHECKOUT / "data" if CHECKOUT else PACKAGE / "data"
+# What results depend on.
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def cache_dir() -> Path:
@@ -136,15 +138,19 @@ def provenance(**facts: Any) -> dict[str, Any]:
     """Return the origin of a result: the commit, the versions, the machine, the day and `facts`."""
     import torch  # here, since all else in this module starts in no time
 
-    packages = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return facts | {
         "commit": commit(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: version(name) for name in PACKAGES},
         "machine": ", ".join([f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} cores", *gpus]),
         "date": date.today().isoformat(),
     }
+
+
+def versions() -> str:
+    """Return the versions of this package and of those that results depend on, for a reader."""
+    return ", ".join([f"derta {__version__}", *(f"{name} {version(name)}" for name in PACKAGES)])
 
 
 def commit() -> str:

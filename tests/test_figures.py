@@ -106,7 +106,7 @@ def test_unsafe_text_is_masked_unless_asked_for():
 def test_a_table_for_readers_has_labels_and_is_written_as_markdown_and_latex(folder):
     rows = [{"arm": "harmful_prefix", "attack": "multi_turn", "percent": 21.5, "said": "a claim of 5 % & more " * 4}]
     shown = figures.named(pd.DataFrame(rows)).set_index("arm")
-    label = figures.on_one_line(ATTACKS["multi_turn"].label)
+    label = ATTACKS["multi_turn"].label
     assert shown.index.to_list() == ["harmful prefix"]
     assert shown.attack.to_list() == [label]
     assert figures.named(pd.DataFrame({"arm": ["as released"]})).arm.to_list() == ["as released"]

@@ -16,28 +16,18 @@ from derta import paper
 from derta.attacks import ATTACKS
 from derta.claims import VERDICTS
 from derta.commands.plan import plan
-from derta.figures import ARM_STYLE, interval
-from derta.figures import ATTACK_LABELS as TITLES
+from derta.figures import ARM_LABELS, ATTACK_LABELS, MEASURE_LABELS, interval
 from derta.runs import PACKAGE
 
 SPLIT = "test"
 OF_THE_PAPER = ("llama3-8b", "mistral-7b", "llama3-70b", "mixtral-8x7b", "llama3-8b-instruct", "llama3-70b-instruct")
 PLACES = ("direct", "prefill", "completing")
-# Titles and scales of the measures.
-MEASURES = {
-    "harmful": ("refused", 100),
-    "benign": ("twin refused", 100),
-    "asr": ("unsafe (ASR)", 100),
-    "selectivity": ("selectivity", 100),
-    "auroc": ("AUROC", 1),
-    "ordered": ("in order", 100),
-}
 
 
 def cell(mean: float, low: float, high: float, measure: str, signed: bool = False) -> str:
-    """Return an estimate with its interval, in the measure's scale."""
-    scale = MEASURES[measure][1]
-    return interval(mean, low, high, scale, 2 if scale == 1 else 0, signed)
+    """Return an estimate with its interval: in percent, AUROC as it is."""
+    scale, digits = (1, 2) if measure == "auroc" else (100, 0)
+    return interval(mean, low, high, scale, digits, signed)
 
 
 def percent(mean: float) -> str:
@@ -68,7 +58,7 @@ def by_attack(table: pd.DataFrame) -> list[str]:
         if defined.depths or not {"base", "vanilla", "derta"} <= set(of.index):
             continue
         note = (" †" if of.asr["base"] < 0.2 else "") + (" ‡" if split != SPLIT else "")
-        row = [TITLES[attack] + note, str(of.n["derta"]), unsafe(of.loc["base"])]
+        row = [ATTACK_LABELS[attack] + note, str(of.n["derta"]), unsafe(of.loc["base"])]
         for arm in ("vanilla", "derta"):
             twin = "" if defined.innocent else f" / {percent(of.benign[arm])}"
             row += [percent(of.harmful[arm]) + twin, unsafe(of.loc[arm])]
@@ -80,8 +70,7 @@ def by_attack(table: pd.DataFrame) -> list[str]:
 def by_arm(table: pd.DataFrame) -> list[str]:
     """Return by arm, in three places, how well harm is told from its twin."""
     rows = []
-    for arm, style in ARM_STYLE.items():
-        label = style["label"]
+    for arm, label in ARM_LABELS.items():
         for attack in PLACES:
             found = table[(table.arm == arm) & (table.attack == attack)]
             if len(found):
@@ -89,7 +78,7 @@ def by_arm(table: pd.DataFrame) -> list[str]:
                 cells = [
                     cell(row[m], row[f"{m}_low"], row[f"{m}_high"], m) for m in ("auroc", "ordered", "selectivity")
                 ]
-                rows.append([label, TITLES[attack], *cells])
+                rows.append([label, ATTACK_LABELS[attack], *cells])
                 label = ""
     return markdown(["", "", "AUROC", "pairs in order, %", "refused − twin refused, points"], rows)
 
@@ -97,21 +86,21 @@ def by_arm(table: pd.DataFrame) -> list[str]:
 def differences(table: pd.DataFrame) -> list[str]:
     """Return DeRTa less vanilla, by split."""
     chosen = table[(table["first"] == "vanilla") & (table.second == "derta") & table.attack.isin(PLACES)]
-    measures = [m for m in MEASURES if m in set(chosen.measure)]
+    measures = [m for m in MEASURE_LABELS if m in set(chosen.measure)]
     rows = []
     for (split, attack), group in chosen.groupby(["split", "attack"], sort=False):
         of = {
             row.measure: cell(row.difference, row.low, row.high, row.measure, signed=True) for row in group.itertuples()
         }
-        rows.append([split, TITLES[attack], *(of.get(m, "–") for m in measures)])
-    return markdown(["split", "", *(MEASURES[m][0] for m in measures)], rows)
+        rows.append([split, ATTACK_LABELS[attack], *(of.get(m, "–") for m in measures)])
+    return markdown(["split", "", *(MEASURE_LABELS[m] for m in measures)], rows)
 
 
 def at_one_threshold(table: pd.DataFrame) -> list[str]:
     """Return what each arm refuses at one threshold of P(refusal), beside what greedy decoding refuses."""
     rows = []
     for row in table[table.arm.isin(["vanilla", "derta", "words"])].to_dict("records"):
-        cells = [ARM_STYLE[row["arm"]]["label"], TITLES[row["attack"]]]
+        cells = [ARM_LABELS[row["arm"]], ATTACK_LABELS[row["attack"]]]
         for kind in ("greedy", "at_threshold"):
             cells.append(f"{percent(row[f'{kind}_harmful'])} / {percent(row[f'{kind}_benign'])}")
             cells.append(cell(row[kind], row[f"{kind}_low"], row[f"{kind}_high"], "selectivity"))
@@ -183,7 +172,7 @@ def costs(table: pd.DataFrame) -> list[str]:
     """Return what tuning costs: differences in accuracy (points) and in likelihood (nats per token)."""
     rows = []
     for (first, second), group in table[table.measure != "kl"].groupby(["first", "second"], sort=False):
-        label = f"{ARM_STYLE[second]['label']} less {ARM_STYLE[first]['label']}"
+        label = f"{ARM_LABELS[second]} less {ARM_LABELS[first]}"
         for row in group.to_dict("records"):
             scale, digits = (100, 1) if row["measure"] == "accuracy" else (1, 2)
             found = interval(row["difference"], row["low"], row["high"], scale, digits, signed=True)
@@ -209,11 +198,11 @@ def terms(tested: pd.DataFrame) -> list[str]:
     """Return what each arm refuses, of harmful requests and of their twins, and where it is unsafe, in percent."""
     at = tested[tested.attack.isin(PLACES)].set_index(["arm", "attack"])
     rows = []
-    for arm in [arm for arm in ARM_STYLE if arm in at.index and not pd.isna(at.asr[arm, PLACES[0]])]:
+    for arm in [arm for arm in ARM_LABELS if arm in at.index and not pd.isna(at.asr[arm, PLACES[0]])]:
         cells = [at.loc[arm, place] for place in PLACES]
         shown = [f"{percent(of.harmful)} / {percent(of.benign)}, {unsafe(of)}" for of in cells]
-        rows.append([ARM_STYLE[arm]["label"], str(int(cells[0].seeds)), *shown])
-    return markdown(["refused / twin, unsafe", "seeds", *(TITLES[place] for place in PLACES)], rows)
+        rows.append([ARM_LABELS[arm], str(int(cells[0].seeds)), *shown])
+    return markdown(["refused / twin, unsafe", "seeds", *(ATTACK_LABELS[place] for place in PLACES)], rows)
 
 
 def lasting(table: pd.DataFrame) -> list[str]:
@@ -227,7 +216,7 @@ def lasting(table: pd.DataFrame) -> list[str]:
             cell(at.difference[step], at.low[step], at.high[step], measure, signed=True)
             for step in (steps[0], steps[-1])
         ]
-        rows.append([ARM_STYLE[arm]["label"], TITLES[attack], MEASURES[measure][0], str(at.n.iloc[0]), *shown])
+        rows.append([ARM_LABELS[arm], ATTACK_LABELS[attack], MEASURE_LABELS[measure], str(at.n.iloc[0]), *shown])
     return markdown(["", "", "", "n", f"after {steps[0]} steps", f"after {steps[-1]}"], rows)
 
 

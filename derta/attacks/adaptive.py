@@ -62,9 +62,9 @@ def again(request: Request, number: int, target: object) -> Prompt:
 
 
 ATTACKS = (
-    Attack("forbid_refusal", "Refusal\nforbidden", prefill.prompt, forbidden=lambda: REFUSAL_WORDS[:1]),
-    Attack("forbid_synonyms", "Synonyms\nforbidden", prefill.prompt, forbidden=synonyms),
-    Attack("base_favourite", "Base model's\nfavourite", prefill.prompt, decoding={"guide": "smollm2-135m"}),
-    Attack("refused_first", "Refused\nfirst", refused_first),
-    Attack("best_of_n", f"Best of\n{TRIES}", again, spans=turns, depths=tuple(range(TRIES))),
+    Attack("forbid_refusal", "Refusal forbidden", prefill.prompt, forbidden=lambda: REFUSAL_WORDS[:1]),
+    Attack("forbid_synonyms", "Synonyms forbidden", prefill.prompt, forbidden=synonyms),
+    Attack("base_favourite", "Base model's favourite", prefill.prompt, decoding={"guide": "smollm2-135m"}),
+    Attack("refused_first", "Refused first", refused_first),
+    Attack("best_of_n", f"Best of {TRIES}", again, spans=turns, depths=tuple(range(TRIES))),
 )

@@ -73,7 +73,7 @@ def _literal(text: str) -> str:
 
 
 ATTACKS = (
-    Attack("code_attack", "Code-\nAttack", stack, spans=program),
-    Attack("code_attack_list", "CodeAttack\n(list)", list_, spans=program),
-    Attack("code_attack_string", "CodeAttack\n(string)", string, spans=program),
+    Attack("code_attack", "CodeAttack", stack, spans=program),
+    Attack("code_attack_list", "CodeAttack (list)", list_, spans=program),
+    Attack("code_attack_string", "CodeAttack (string)", string, spans=program),
 )

@@ -161,4 +161,4 @@ def fits(request: Request) -> bool:
     return request.do != request.question or turned(request.question) is not None
 
 
-ATTACK = Attack("completing", "Completing-\nAttack", prompt, fits=fits, scored=True)
+ATTACK = Attack("completing", "CompletingAttack", prompt, fits=fits, scored=True)

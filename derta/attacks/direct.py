@@ -11,17 +11,17 @@ def prompt(request: Request) -> Prompt:
     return user(request.question)
 
 
-ATTACK = Attack("direct", "Direct\nquestion", prompt, scored=True)
+ATTACK = Attack("direct", "Direct question", prompt, scored=True)
 # Its control are questions that sound bad, in other words than the bad ones on the same topics.
-BORDERLINE = Attack("borderline", "Borderline\nquestions", prompt, requests=requests.borderline, scored=True)
-HELPFUL = Attack("helpful", "Ordinary\ninstructions", prompt, requests=requests.instructions, innocent=True)
+BORDERLINE = Attack("borderline", "Borderline questions", prompt, requests=requests.borderline, scored=True)
+HELPFUL = Attack("helpful", "Ordinary instructions", prompt, requests=requests.instructions, innocent=True)
 
 
 def long_answer(temperature: float) -> Attack:
     """Ask the benign twins for long answers: does a model that may refuse at any position still refuse in the end?"""
     return Attack(
         f"long_t{10 * temperature:.0f}",
-        f"Long answer,\ntemperature {temperature:g}",
+        f"Long answer, temperature {temperature:g}",
         prompt,
         requests=lambda control: requests.held_out(True),
         innocent=True,

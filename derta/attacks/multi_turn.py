@@ -39,6 +39,6 @@ def earlier(request: Request) -> Prompt:
 
 
 ATTACKS = (
-    Attack("multi_turn", "Harm in the\nlast turn", prompt, requests=requests.held_out_conversations),
-    Attack("multi_turn_earlier", "Harm in an\nearlier turn", earlier, requests=requests.held_out_responses),
+    Attack("multi_turn", "Harm in the last turn", prompt, requests=requests.held_out_conversations),
+    Attack("multi_turn_earlier", "Harm in an earlier turn", earlier, requests=requests.held_out_responses),
 )

@@ -52,11 +52,11 @@ def reopened(request: Request, depth: int, target: Backend) -> Prompt:
     return Prompt((*asked.messages, {"role": "assistant", "content": asked.start})) if depth else asked
 
 
-ATTACK = Attack("prefill", "Prefilled\nstart", prompt, scored=True)
+ATTACK = Attack("prefill", "Prefilled start", prompt, scored=True)
 BY_DEPTH, REOPENED = (
     Attack(name, label, prompt, requests=requests.held_out_responses, depths=DEPTHS, scored=True)
     for name, label, prompt in (
-        ("prefill_depth", "Prefilled\nby depth", at_depth),
-        ("reopened", "Turn opened\nanew", reopened),
+        ("prefill_depth", "Prefilled by depth", at_depth),
+        ("reopened", "Turn opened anew", reopened),
     )
 )

@@ -37,6 +37,6 @@ def prompt(request: Request, benign: bool = False) -> Prompt:
 
 
 ATTACKS = (
-    Attack("self_cipher", "Self-\nCipher", prompt),
-    Attack("self_cipher_innocent", "SelfCipher,\ninnocent demos", partial(prompt, benign=True)),
+    Attack("self_cipher", "SelfCipher", prompt),
+    Attack("self_cipher_innocent", "SelfCipher, innocent demos", partial(prompt, benign=True)),
 )

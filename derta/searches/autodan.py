@@ -203,4 +203,4 @@ def _fill(template: str, request: Request) -> Prompt:
     return user(template.replace("{question}", request.question))
 
 
-ATTACK = Attack("autodan", "Auto-\nDAN", search)
+ATTACK = Attack("autodan", "AutoDAN", search)
