@@ -1,9 +1,9 @@
 """Claims of the paper and of its readers → verdicts, by rules that were stated before the results were read.
 
-``data/claims.csv`` holds a claim in each row: where it is made, what it ``needs`` to be testable at all, and its
-``test``, both as checks of the form ``table[column=value, …].column < number``, separated by semicolons. A check holds
-if the whole 95 % interval of the number, unadjusted for the number of claims, lies on its side of the bound. What a
-claim needs is judged by the estimate.
+``data/claims.csv`` holds a claim in each row: in few words (``short``), where it is made, what it ``needs`` to be
+testable at all, and its ``test``, both as checks of the form ``table[column=value, …].column < number``, separated by
+semicolons. A check holds if the whole 95 % interval of the number, unadjusted for the number of claims, lies on its
+side of the bound. What a claim needs is judged by the estimate.
 """
 
 import re

@@ -17,7 +17,7 @@ from derta.attacks import ATTACKS
 from derta.claims import VERDICTS
 from derta.commands.plan import plan
 from derta.figures import ARM_LABELS, ATTACK_LABELS, MEASURE_LABELS, interval
-from derta.runs import PACKAGE
+from derta.runs import DATA, PACKAGE
 
 SPLIT = "test"
 OF_THE_PAPER = ("llama3-8b", "mistral-7b", "llama3-70b", "mixtral-8x7b", "llama3-8b-instruct", "llama3-70b-instruct")
@@ -149,12 +149,15 @@ def price(costs: pd.DataFrame, further: pd.DataFrame | None) -> str:
 
 
 def summary(judged: pd.DataFrame) -> list[str]:
-    """Return how many claims have which verdict, of the paper and of its readers, and which, with links."""
+    """Return how many claims have which verdict, of the paper and of its readers, and which were tested, with links."""
+    short = pd.read_csv(DATA / "claims.csv").set_index("id").short
     of_paper = judged.source.str.match("Abstract|Section|Table|Figure|released")
     rows = []
     for verdict in VERDICTS:
         has = judged.verdict == verdict
-        links = ", ".join(f"[{name}](docs/results.md#{name})" for name in judged.id[has])
+        links = ", ".join(f"[{short[name]}](docs/results.md#{name})" for name in judged.id[has])
+        if verdict == VERDICTS[-1]:
+            links = "[listed](docs/results.md#the-verdict-on-every-claim)"
         rows.append([verdict, str(sum(has & of_paper)), str(sum(has & ~of_paper)), links])
     return markdown(["verdict", "the paper's claims", "readers'", ""], rows)
 

@@ -20,7 +20,7 @@ class Attack:
 
     Attributes:
         name: its name in files and tables.
-        label: its name in figures, which may contain line breaks.
+        label: its name in tables and figures.
         prompt: a request → its prompt. An attack with `depths` also gets the depth and the target, one with a `search`
             gets the target and a path for its log.
         requests: all held-out requests that the attack takes: the harmful ones, or their benign twins (True).

@@ -29,22 +29,22 @@ class Sample(NamedTuple):
     rto: bool
 
 
-def read(path: Path) -> Iterator[Sample]:
+def read(path: Path | str) -> Iterator[Sample]:
     """Yield the samples of a file.
 
     Raises:
         ValueError: a row lacks a field, or a field has another type or value; the message names file and row.
     """
-    for where, row in placed_jsonl(path, {"prefix": str, "text": str, "safe": str}):
+    for where, row in placed_jsonl(Path(path), {"prefix": str, "text": str, "safe": str}):
         if row["safe"] not in ("true", "false"):
             raise ValueError(f"{where}: safe is {row['safe']!r}, expected 'true' or 'false'")
         yield Sample(row["prefix"], row["text"], row["safe"] == "true")
 
 
-def write(path: Path, samples: Iterable[Sample]) -> None:
+def write(path: Path | str, samples: Iterable[Sample]) -> None:
     """Write `samples` in the format of the authors' generator."""
     rows = ({"prefix": s.prefix, "text": s.text, "safe": "true" if s.rto else "false"} for s in samples)
-    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomically(Path(path), "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def samples(made: Sequence[tuple[str, Make]], encode: Encoder) -> tuple[list[Sample], dict[str, list[str]]]:
