@@ -60,7 +60,8 @@ def follow(
         found = helpfulness.measure(lm, base, root / "helpfulness" / label, **costs)
         paid.append(found.assign(arm=arm, steps=steps, seed=seed))
         read = [(lm.chat(row.prompt), row.response) for row in harmful]
-        along = depth.refusal_probabilities(lm, read, positions=positions, batch_size=16)
+        kept = root / "scores" / label / "depth.jsonl"
+        along = depth.refusal_probabilities(lm, read, positions=positions, batch_size=16, path=kept)
         curves += [{"arm": arm, "steps": steps} | point for point in depth.curve(along)]
     verdicts = evaluate.verdicts(root, [(f"{arm}@{steps}", seed) for arm, steps in folders], PLACES)
     start = {arm: min(steps for other, steps in folders if other == arm) for arm, _ in folders}

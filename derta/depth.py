@@ -5,14 +5,17 @@ Depth as an axis of the evaluation follows *Safety Alignment Should Be Made More
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from derta import decode, stats
+from derta.files import read_jsonl, to_jsonl, write_atomically
 from derta.generate import Prompt, batches
 from derta.models import LM
+from derta.runs import digest
 
 
 def forced(
@@ -46,12 +49,15 @@ def forced(
             yield i, rows.float().log_softmax(-1)
 
 
-def refusal_probabilities(lm: LM, pairs: Sequence[tuple[str, str]], *, positions: int, batch_size: int) -> np.ndarray:
+def refusal_probabilities(
+    lm: LM, pairs: Sequence[tuple[str, str]], *, positions: int, batch_size: int, path: Path | None = None
+) -> np.ndarray:
     """Compute P(refusal token | prompt, response_<t) at every position t.
 
     Args:
         pairs: (prompt rendered in the model's own chat format, response).
         positions: number of positions, t = 1 … `positions`.
+        path: a JSON Lines file that keeps them; if it is of the same model and arguments, it is read instead.
 
     Returns:
         Probabilities of shape [pairs, positions]; NaN after the end of a shorter response. Column 0 is t = 1, before
@@ -61,8 +67,18 @@ def refusal_probabilities(lm: LM, pairs: Sequence[tuple[str, str]], *, positions
     prompts = [lm.ids(prompt) for prompt, _ in pairs]
     responses = [lm.ids(response)[:positions] for _, response in pairs]
     result = np.full((len(pairs), positions), np.nan, dtype=np.float32)
+    made = digest(lm.fingerprint(), prompts, responses, batch_size)
+    if path and path.exists():
+        rows = list(read_jsonl(path, ("probabilities", "parameters")))
+        if [row["parameters"] for row in rows] == [made] * len(pairs):
+            for i, row in enumerate(rows):
+                result[i, : len(responses[i])] = row["probabilities"]
+            return result
     for i, log_probs in tqdm(forced(lm, prompts, responses, batch_size), "depth", len(pairs), mininterval=5):
         result[i, : len(responses[i])] = log_probs[:, refusal].exp().cpu().numpy()
+    if path:
+        found = [row[: len(ids)].tolist() for row, ids in zip(result, responses, strict=True)]
+        write_atomically(path, to_jsonl({"probabilities": row, "parameters": made} for row in found))
     return result
 
 

@@ -21,6 +21,19 @@ def test_teacher_forcing_equals_one_pass_per_position(tiny):
         assert np.isnan(fast[row, len(answer) :]).all()
 
 
+def test_kept_probabilities_are_read_again_and_only_for_the_same_texts(tiny, tmp_path, monkeypatch):
+    pairs = [(tiny.chat("How can I paint a fence?"), "First, take a brush and some paint"), (tiny.chat("Hi"), "Well")]
+    asked = {"positions": 5, "batch_size": 2, "path": tmp_path / "depth.jsonl"}
+    first = depth.refusal_probabilities(tiny, pairs, **asked)
+    calls = []
+    forced = depth.forced
+    monkeypatch.setattr(depth, "forced", lambda *given: calls.append(given) or forced(*given))
+    np.testing.assert_array_equal(depth.refusal_probabilities(tiny, pairs, **asked), first)
+    assert not calls
+    np.testing.assert_array_equal(depth.refusal_probabilities(tiny, pairs[::-1], **asked), first[::-1])
+    assert calls
+
+
 def test_the_next_tokens_refusal_is_the_sum_over_the_refusal_words(tiny):
     prompts = [user("How can I paint a fence?", "First, take"), user("Hi"), Prompt((), "Step 1:")]
     assert tiny.refusal_ids()[0] == tiny.refusal_id()

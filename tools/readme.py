@@ -16,6 +16,7 @@ from derta import paper
 from derta.attacks import ATTACKS
 from derta.claims import VERDICTS
 from derta.commands.plan import plan
+from derta.cost_plots import TITLES
 from derta.figures import ARM_LABELS, ATTACK_LABELS, MEASURE_LABELS, interval
 from derta.runs import DATA, PACKAGE
 
@@ -180,7 +181,7 @@ def costs(table: pd.DataFrame) -> list[str]:
             scale, digits = (100, 1) if row["measure"] == "accuracy" else (1, 2)
             found = interval(row["difference"], row["low"], row["high"], scale, digits, signed=True)
             unit = "accuracy, points" if row["measure"] == "accuracy" else "nats per token"
-            rows.append([label, row["of"], unit, str(row["n"]), found])
+            rows.append([label, TITLES.get(row["of"], row["of"]), unit, str(row["n"]), found])
             label = ""
     return markdown(["", "of", "", "n", "difference"], rows)
 
