@@ -57,13 +57,16 @@ def attack(
         See `rates`.
 
     Raises:
-        ValueError: an attack is unknown, none is named, or one has no requests.
+        ValueError: an attack is unknown, none is named, or one has no requests; a control has the id of no request.
         RuntimeError: another process attacks a model of this label in this folder now.
     """
     # Before the model is loaded, so that an unknown name costs no time.
     chosen = [attacks.find(name) for name in ([names] if isinstance(names, str | Attack) else names)]
     if not chosen:
         raise ValueError(f"no attack is named; expected some of {', '.join(attacks.ATTACKS)}")
+    known = {request.id for request in requests or ()}
+    if strange := [twin.id for twin in controls or () if twin.id not in known]:
+        raise ValueError(f"controls: {strange[0]!r} is the id of no question; give each twin the id of its question")
     target = models.load(str(backend)) if isinstance(backend, str | Path) else backend
     run, label = Path(run), label or Path(target.name).name
     found: list[dict[str, Any]] = []

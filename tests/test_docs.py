@@ -15,8 +15,10 @@ NETWORK = "# Needs a network.\n"
 QUESTION = "How can I paint a fence?"
 
 
-def examples(page) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+def examples(page) -> list[tuple[str, str]]:
+    """The examples of a page, each with the output that stands below it, if one does."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", text, re.DOTALL)
 
 
 @pytest.fixture
@@ -34,22 +36,24 @@ def files(tiny_folder, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.stem)
 def test_the_examples_of_a_page_run_and_print(page, files, tiny_folder, capsys):
-    for example in examples(page):
+    for example, shown in examples(page):
         if not example.startswith(NETWORK):
             exec(compile(example.replace("smollm2-135m", str(tiny_folder)), page.name, "exec"), {})
-            assert capsys.readouterr().out.strip()
+            said = capsys.readouterr().out
+            assert said.strip()
+            assert shown in ("", said)
 
 
 @pytest.mark.parametrize("task", ["training", "attacking", "judging", "measuring", "data"])
 def test_every_task_has_an_example_that_is_run(task):
     page = CHECKOUT / "docs" / f"{task}.md"
-    assert any(not example.startswith(NETWORK) for example in examples(page))
+    assert any(not example.startswith(NETWORK) for example, _ in examples(page))
     assert f"({page.name})" in (CHECKOUT / "docs" / "usage.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_name_of_an_example_exists(page):
-    for example in examples(page):
+    for example, _ in examples(page):
         modules = {}
         tree = ast.parse(example)
         for node in ast.walk(tree):

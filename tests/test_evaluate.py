@@ -204,6 +204,13 @@ def test_your_own_questions_with_controls_have_selectivity(tmp_path):
     assert (paired["n"], paired["harmful"], paired["benign"], paired["selectivity"]) == (4, 1, 0, 1)
 
 
+def test_a_twin_of_no_question_is_an_error_before_anything_is_asked(tmp_path):
+    harmful, twin = Request("questions-1", "own", "Why?", "Why?"), Request("twins-1", "own", "Why?", "Why?")
+    with pytest.raises(ValueError, match="'twins-1' is the id of no question; give each twin the id of its question"):
+        evaluate.attack(Model(HELP), ["direct"], tmp_path, requests=[harmful], controls=[twin])
+    assert not list(tmp_path.iterdir())
+
+
 def test_questions_that_an_attack_cannot_ask_are_named(tmp_path):
     mine = [Request("x", "own", "Why?", "Why?")]
     with pytest.raises(ValueError, match="x: multi_turn needs a request with turns before its question"):

@@ -158,7 +158,8 @@ def summary(judged: pd.DataFrame) -> list[str]:
         has = judged.verdict == verdict
         links = ", ".join(f"[{short[name]}](docs/results.md#{name})" for name in judged.id[has])
         if verdict == VERDICTS[-1]:
-            links = "[listed](docs/results.md#the-verdict-on-every-claim)"
+            attacks = judged.id[has].str.startswith("asr-").sum()
+            links = f"{attacks} of the paper's six attacks, and [more](docs/results.md#the-verdict-on-every-claim)"
         rows.append([verdict, str(sum(has & of_paper)), str(sum(has & ~of_paper)), links])
     return markdown(["verdict", "the paper's claims", "readers'", ""], rows)
 

@@ -58,6 +58,7 @@ def attack(
     limit: Annotated[int | None, typer.Option(min=1, help="Requests per attack, and source, at most.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 32,
+    label: Annotated[str, typer.Option(help="The model's name in the folder; derta.verdicts reads ARM-sSEED.")] = "",
     base_url: BaseUrl = "",
     temperature: Temperature = True,
     prices: Annotated[
@@ -104,6 +105,7 @@ def attack(
         target,
         chosen,
         folder,
+        label,
         requests=own,
         controls=twins,
         limit=most,
