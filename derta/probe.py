@@ -4,8 +4,10 @@ A bag of words says how far words alone give harm away, a linear probe on hidden
 it refuses or not. `derta.stats.auroc` and `derta.stats.ordered` measure their scores as they do the model's.
 """
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,10 +21,14 @@ from tqdm import tqdm
 
 from derta import corpus, decode
 from derta.corpus import Behaviour
+from derta.files import write_atomically
 from derta.generate import Case, Prompt, batches, user
 from derta.material import Material
 from derta.models import LM
+from derta.runs import digest
 
+# Raised if the same prompts may get other scores.
+VERSION = 1
 Scores = tuple[np.ndarray, np.ndarray]
 
 
@@ -131,6 +137,45 @@ def linear(training: Scores, held_out: Scores) -> Scores:
         scores.append([model.predict_proba(side)[:, 1] for side in asked])
     harmful_scores, benign_scores = (np.stack(side) for side in zip(*scores, strict=True))
     return harmful_scores, benign_scores
+
+
+def by_layer(
+    lm: LM,
+    cases: Sequence[Sequence[Case]],
+    training: Mapping[int, tuple[list[Prompt], list[Prompt]]],
+    path: Path,
+    *,
+    batch_size: int,
+) -> pd.DataFrame:
+    """Score cases by `linear` on the hidden states of `lm`, fitted anew for each seed.
+
+    Args:
+        cases: of the corpus' behaviours, and of their twins.
+        training: by seed, see `training_prompts`.
+        path: a JSON file that keeps the scores; if it is of the same model, prompts and batch size, it is read instead.
+
+    Returns:
+        The rows of `verdicts` with `layer`, 0 for the embedding.
+    """
+    asked = [[case.prompt for case in side] for side in cases]
+    made = digest(VERSION, lm.fingerprint(), asked, [*training.items()], batch_size)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if kept.get("parameters") != made:
+
+        def read(sides: Sequence[Sequence[Prompt]]) -> Scores:
+            harmful, benign = (states(lm, side, batch_size=batch_size) for side in sides)
+            return harmful, benign
+
+        held_out = read(asked)
+        found = [linear(read(sides), held_out) for sides in training.values()]
+        kept = {"parameters": made, "scores": [[side.tolist() for side in sides] for sides in found]}
+        write_atomically(path, json.dumps(kept))
+    rows = [
+        verdicts("probe", seed, cases, scores).assign(layer=layer)
+        for seed, sides in zip(training, kept["scores"], strict=True)
+        for layer, scores in enumerate(zip(*sides, strict=True))
+    ]
+    return pd.concat(rows)
 
 
 def verdicts(arm: str, seed: int, cases: Sequence[Sequence[Case]], scores: Scores) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """What words alone tell, little in the close pairs and more in the loose ones, and what hidden states tell."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -71,6 +72,31 @@ def test_a_probe_is_fitted_on_the_questions_and_on_beginnings_of_their_answers()
     assert sum(prompt.start == "" for prompt in harmful) == 8
     with pytest.raises(ValueError, match="draw at least as many twins as triples"):
         probe.training_prompts(embedded_material(8, 7, 0, 0, seed=0), 0)
+
+
+def test_the_probe_of_every_layer_and_seed_is_kept_and_fitted_anew_for_other_prompts(tiny, tmp_path, monkeypatch):
+    pair = corpus.behaviours("choice")[:3]
+    cases = [
+        [Case(f"{b.id}/{control}", b.id, "direct", control, 0, user(b.benign if control else b.harmful)) for b in pair]
+        for control in (False, True)
+    ]
+    training = {seed: probe.training_prompts(embedded_material(8, 8, 0, 0, seed, close=4), seed) for seed in (0, 1)}
+    path = tmp_path / "probe.json"
+    rows = probe.by_layer(tiny, cases, training, path, batch_size=4)
+    assert len(rows) == 2 * 3 * 6  # seeds, two layers and the embedding, cases
+    held_out, fitted_on = (
+        [probe.states(tiny, s, batch_size=4) for s in sides]
+        for sides in ([[case.prompt for case in side] for side in cases], training[1])
+    )
+    expected = probe.linear(fitted_on, held_out)[1][2]
+    found = rows[(rows.seed == 1) & (rows.layer == 2) & rows.control]
+    assert found.score.to_numpy() == pytest.approx(expected)
+    states, calls = probe.states, []
+    monkeypatch.setattr(probe, "states", lambda *given, **more: calls.append(given) or states(*given, **more))
+    pd.testing.assert_frame_equal(probe.by_layer(tiny, cases, training, path, batch_size=4), rows)
+    assert not calls
+    probe.by_layer(tiny, cases, {0: training[1]}, path, batch_size=4)
+    assert calls
 
 
 def test_a_classifier_refuses_above_one_half_and_is_measured_like_a_model():
