@@ -74,8 +74,13 @@ def refusal_probabilities(
             for i, row in enumerate(rows):
                 result[i, : len(responses[i])] = row["probabilities"]
             return result
-    for i, log_probs in tqdm(forced(lm, prompts, responses, batch_size), "depth", len(pairs), mininterval=5):
-        result[i, : len(responses[i])] = log_probs[:, refusal].exp().cpu().numpy()
+    if lm.engine:
+        places = [(i, t) for i, response in enumerate(responses) for t in range(len(response))]
+        chances = lm.engine.chances([prompts[i] + responses[i][:t] for i, t in places], [refusal])
+        result[tuple(np.array(places).T)] = chances[:, 0]
+    else:
+        for i, log_probs in tqdm(forced(lm, prompts, responses, batch_size), "depth", len(pairs), mininterval=5):
+            result[i, : len(responses[i])] = log_probs[:, refusal].exp().cpu().numpy()
     if path:
         found = [row[: len(ids)].tolist() for row, ids in zip(result, responses, strict=True)]
         write_atomically(path, to_jsonl({"probabilities": row, "parameters": made} for row in found))
@@ -89,6 +94,8 @@ def next_refusals(lm: LM, prompts: Sequence[Prompt], *, batch_size: int) -> np.n
         Shape [prompts]: the probabilities of the tokens of `derta.models.LM.refusal_ids`, summed.
     """
     words, ids = lm.refusal_ids(), [lm.encode(prompt) for prompt in prompts]
+    if lm.engine:
+        return lm.engine.chances(ids, words).sum(1)
     result = np.empty(len(ids))
     for i, log_probs in forced(lm, ids, [words[:1]] * len(ids), batch_size):
         result[i] = log_probs[0, words].double().exp().sum().item()

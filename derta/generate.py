@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
 from derta.files import append_jsonl, drop_torn_tail, read_jsonl, to_jsonl, write_atomically
@@ -110,6 +111,30 @@ class Backend(Protocol):
             min_new_tokens: no answer ends before this many tokens.
             forbidden: words that no answer may contain.
         """
+
+
+class Engine(Protocol):
+    """What computes in the place of a model's weights in process (`derta.judges.served`): token ids in, answers out."""
+
+    def proceed(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        ends: Sequence[int],
+        max_new_tokens: int,
+        min_new_tokens: int = 0,
+        temperature: float = 0.0,
+        seed: int = 0,
+        forbidden: Sequence[str] = (),
+        banned: Sequence[int] = (),
+    ) -> list[Completion]:
+        """Continue prompts like `Backend.complete`, to the first of the tokens `ends`, without those of `banned`."""
+
+    def chances(self, prompts: Sequence[list[int]], tokens: Sequence[int]) -> np.ndarray:
+        """Return the probability that a token comes next after a prompt, shape [prompts, tokens]."""
+
+    def likelihoods(self, prompts: Sequence[list[int]], reply: list[int]) -> np.ndarray:
+        """Return the log-probability of every token of `reply` after each prompt, shape [prompts, tokens of it]."""
 
 
 def batches(prompts: Sequence[Sequence], size: int) -> Iterator[list[int]]:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import has_file
 
 from derta import adapters, chat, decode
-from derta.generate import Completion, Prompt
+from derta.generate import Completion, Engine, Prompt
 from derta.registry import MODELS
 from derta.runs import cache_dir, digest, made_of
 from derta.wheel import HASHES, Wheel, check, unpack
@@ -31,14 +31,19 @@ class LM:
     """A language model with its tokenizer and chat format: a `derta.generate.Backend` in process.
 
     `model` is transformers' (a `PreTrainedModel`); None if only the tokenizer was loaded. `base` is the base model that
-    the caller named for an adapter.
+    the caller named for an adapter. An `engine` answers in the place of `model`.
     """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
     model: Any = None
     base: str = ""
-    batched: ClassVar[bool] = True
+    engine: Engine | None = None
+
+    @property
+    def batched(self) -> bool:
+        """Whether prompts are computed together; an engine is asked one by one."""
+        return self.engine is None
 
     def fingerprint(self) -> str:
         """Hash the model's origin (and that of the base named for it), its precision and the version of `derta.decode`.
@@ -47,7 +52,7 @@ class LM:
         the names, sizes and times of its files; that of any other model is its name.
         """
         origins = [made_of(name) or files_of(name) or name for name in (self.name, self.base) if name]
-        return digest(*origins, str(self.model and self.model.dtype), decode.VERSION)
+        return digest(*origins, "engine" if self.engine else str(self.model and self.model.dtype), decode.VERSION)
 
     def chat(self, messages: str | Sequence[dict[str, str]]) -> str:
         """Render a conversation (or one user turn) and the opening of the reply as text.
@@ -92,13 +97,19 @@ class LM:
             guide: the name of a model that chooses among the likeliest tokens, see `derta.decode.Favourite`.
 
         Raises:
-            ValueError: see `derta.decode.check_room`.
+            ValueError: there is a guide and an engine; see also `derta.decode.check_room`.
         """
-        if guide:
-            decoding["guide"] = _guide(guide).model
+        ids = [self.encode(prompt) for prompt in prompts]
         # Each word both as the first of a response and as one that follows another word.
         tokens = [self.ids(space + word) for word in forbidden for space in ("", " ")]
-        ids = [self.encode(prompt) for prompt in prompts]
+        if self.engine:
+            if guide:
+                raise ValueError(f"{self.name}: a guide needs the model in process, not on a server")
+            ends = sorted({self.tokenizer.eos_token_id, chat.turn_end(self.tokenizer)} - {None})
+            banned = [only[0] for only in tokens if len(only) == 1]
+            return self.engine.proceed(ids, ends=ends, forbidden=forbidden, banned=banned, **decoding)
+        if guide:
+            decoding["guide"] = _guide(guide).model
         return decode.complete(self.model, self.tokenizer, ids, forbidden=tokens, **decoding)
 
     def refusal_id(self, word: str = REFUSAL_WORDS[0]) -> int:

@@ -75,6 +75,7 @@ class Profile(BaseModel):
         depths: how many tokens are prefilled, in the attacks that prefill a response.
         pair, autodan: the budgets of the searches; null skips a search.
         attacker: the model that writes PAIR's messages; empty for the untuned model.
+        server: a command of vLLM that answers the attacks instead of weights in process (`derta.commands.serving`).
         max_new_tokens, generation_batch_size: limits for the answers.
         depth_positions: number of response positions for the refusal depth.
         questions: how many questions of each task of ``derta/tasks`` (a name without its ``derta_``).
@@ -111,6 +112,7 @@ class Profile(BaseModel):
     pair: PairBudget | None
     autodan: AutoDANBudget | None
     attacker: str
+    server: str
     max_new_tokens: Positive
     generation_batch_size: Positive
     depth_positions: Positive
@@ -182,6 +184,11 @@ class Profile(BaseModel):
             if close is not None and close > triples:
                 where = f"variants: {name}: " if name else ""
                 raise ValueError(f"{where}close is {close}, but there are only {triples} triples")
+        asked = {name for names in (self.validation, self.test, *self.published.values()) for name in names}
+        if self.server and len(self.server.split()) < 2:
+            raise ValueError(f"server is {self.server!r}; expected a program and its command, as: vllm serve")
+        if self.server and (weights := [name for name in asked if "guide" in ATTACKS[name].decoding]):
+            raise ValueError(f"{weights[0]} needs weights in process: leave it out, or server empty")
         if "seed" in self.sft | self.dpo:
             raise ValueError("a seed belongs into seeds, not into sft or dpo")
         for section, pairs, values in (("sft", False, self.sft), ("dpo", True, self.sft | self.dpo)):

@@ -14,7 +14,7 @@ not the prompt's, and it is an error.
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -142,30 +142,34 @@ class Endpoint:
         seed: int = 0,
         forbidden: Sequence[str] = (),
     ) -> Completion | Failure:
-        options: dict[str, Any] = {"model": self.name, "extra_body": _extra(prompt, min_new_tokens, forbidden)}
+        options: dict[str, Any] = {"extra_body": _extra(prompt, min_new_tokens, forbidden)}
         options |= {"temperature": temperature} if self.temperature else {}
         options |= {"seed": seed} if temperature > 0 else {}
         messages: list[Any] = list(prompt.messages)
         if prompt.reply:
             messages.append({"role": "assistant", "content": prompt.reply})
         chat, plain = self.client.chat.completions.with_raw_response, self.client.completions.with_raw_response
-        try:
-            if messages:
-                answer = chat.create(messages=messages, max_completion_tokens=max_new_tokens, **options)
-            else:
-                answer = plain.create(prompt=prompt.start, max_tokens=max_new_tokens, **options)
-        # Not chained: the client's errors may hold the key.
-        except openai.APIStatusError as error:
-            return self._failed(answers.failure(error.body or str(error), error.status_code))
-        except openai.APIError as error:
-            return self._failed(Failure(f"{error} {error.__cause__ or ''}".strip(), 503))
-        found = answers.read(answer.content)
+        if messages:
+            content = self._answer(chat.create, messages=messages, max_completion_tokens=max_new_tokens, **options)
+        else:
+            content = self._answer(plain.create, prompt=prompt.start, max_tokens=max_new_tokens, **options)
+        found = content if isinstance(content, Failure) else answers.read(content)
         if isinstance(found, Failure):
             return self._failed(found)
         text = found.text.removeprefix(prompt.reply)
         if slipped := [word for word in forbidden if word in text]:
             raise ValueError(f"{self.base_url} ignores bad_words: a completion holds the forbidden {slipped[0]!r}")
         return replace(found, text=text)
+
+    def _answer(self, create: Callable[..., Any], **options: Any) -> bytes | Failure:
+        """Send a request by a method of the client, and return the body of the answer, or why there is none."""
+        try:
+            return create(model=self.name, **options).content
+        # Not chained: the client's errors may hold the key.
+        except openai.APIStatusError as error:
+            return self._failed(answers.failure(error.body or str(error), error.status_code))
+        except openai.APIError as error:
+            return self._failed(Failure(f"{error} {error.__cause__ or ''}".strip(), 503))
 
     def _failed(self, failure: Failure) -> Failure:
         """Keep the key out of the server's words; raise an error if another try may mend it."""

@@ -70,6 +70,8 @@ def synonyms() -> dict[str, tuple[str, ...]]:
 def fitness(lm: LM, prompts: Sequence[Prompt], reply: str, batch_size: int) -> list[float]:
     """Return the mean log-likelihood (nats per token) of `reply` after each prompt."""
     answer, rows = lm.ids(reply), [lm.encode(prompt) for prompt in prompts]
+    if lm.engine:
+        return lm.engine.likelihoods(rows, answer).mean(1).tolist()
     scored = forced(lm, rows, [answer] * len(rows), batch_size)
     found = {i: log_probs[range(len(answer)), answer].mean().item() for i, log_probs in scored}
     return [found[i] for i in range(len(rows))]

@@ -1,0 +1,98 @@
+"""A server of vLLM in the place of a model's weights, asked with the token ids that the model in process would read.
+
+Prompts are rendered and encoded here, so that a started reply, a depth in tokens and a plain text are the same on both
+sides. P(refusal) comes from the log-probabilities of tokens that are named in a request (`logprob_token_ids`, which
+vLLM 0.32 has), AutoDAN's fitness from those of a prompt's own tokens (`prompt_logprobs`). Answers differ from those in
+process as those of another batch do, by rounding.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from derta.generate import Completion
+from derta.judges import answers
+from derta.judges.answers import Failure
+from derta.judges.endpoint import WORKERS, Endpoint
+from derta.threads import in_threads
+
+T = TypeVar("T")
+# How the model in process samples; nothing of the server's own defaults.
+SAMPLING = {"top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
+
+
+class Served(Endpoint):
+    """A `derta.generate.Engine`: the model `name` on a server of vLLM at `base_url`."""
+
+    def proceed(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        ends: Sequence[int],
+        max_new_tokens: int,
+        min_new_tokens: int = 0,
+        temperature: float = 0.0,
+        seed: int = 0,
+        forbidden: Sequence[str] = (),
+        banned: Sequence[int] = (),
+    ) -> list[Completion]:
+        """Continue prompts; see `derta.generate.Engine`.
+
+        Raises:
+            ConnectionError: the server gave no usable answer, or refused a prompt.
+        """
+        extra: dict[str, Any] = SAMPLING | {"stop_token_ids": list(ends), "min_tokens": min_new_tokens}
+        extra |= {"bad_words": list(forbidden)} if forbidden else {}
+        options: dict[str, Any] = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+        # vLLM bans a word after a space only if both forms have as many tokens.
+        options |= {"logit_bias": {str(token): -100 for token in banned}, "extra_body": extra}
+        return self._each(prompts, lambda ids: self._read(answers.read(self._asked(prompt=ids, **options))))
+
+    def chances(self, prompts: Sequence[list[int]], tokens: Sequence[int]) -> np.ndarray:
+        """Compute the probabilities of tokens after prompts; see `derta.generate.Engine`.
+
+        Raises:
+            ConnectionError: the server gave no usable answer, or does not report the probabilities of named tokens.
+        """
+        extra = {"logprob_token_ids": list(tokens), "return_tokens_as_token_ids": True}
+        options = {"max_tokens": 1, "temperature": 0.0, "logprobs": len(tokens), "extra_body": extra}
+
+        def read(ids: list[int]) -> list[float]:
+            top = json.loads(self._asked(prompt=ids, **options))["choices"][0]["logprobs"]["top_logprobs"][0]
+            return [math.exp(top[f"token_id:{token}"]) for token in tokens]
+
+        return np.array(self._each(prompts, read)).reshape(len(prompts), len(tokens))
+
+    def likelihoods(self, prompts: Sequence[list[int]], reply: list[int]) -> np.ndarray:
+        """Compute the log-probabilities of a reply after prompts; see `derta.generate.Engine`.
+
+        Raises:
+            ConnectionError: the server gave no usable answer.
+        """
+        options = {"max_tokens": 1, "temperature": 0.0, "extra_body": {"prompt_logprobs": 0}}
+
+        def read(ids: list[int]) -> list[float]:
+            body = json.loads(self._asked(prompt=ids + reply, **options))
+            found = body["choices"][0]["prompt_logprobs"][-len(reply) :]
+            return [at[str(token)]["logprob"] for token, at in zip(reply, found, strict=True)]
+
+        return np.array(self._each(prompts, read)).reshape(len(prompts), len(reply))
+
+    def _each(self, prompts: Sequence[list[int]], ask: Callable[[list[int]], T]) -> list[T]:
+        found = dict(in_threads(lambda n: (n, ask(prompts[n])), range(len(prompts)), WORKERS))
+        return [found[n] for n in range(len(prompts))]
+
+    def _asked(self, **options: Any) -> bytes:
+        """Return the body of the answer to one request."""
+        content = self._answer(self.client.completions.with_raw_response.create, **options)
+        if isinstance(content, Failure):
+            raise self._refused(content)
+        return content
+
+    def _read(self, found: Completion | Failure) -> Completion:
+        if isinstance(found, Failure):
+            raise self._refused(found)
+        return found
