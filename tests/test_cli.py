@@ -142,6 +142,7 @@ def test_what_is_asked_is_said_once(derta, tmp_path):
     (tmp_path / "mine.csv").write_text("question\nHow can I paint a fence?\n")
     both = ["attack", "m", "out", "--questions", "mine.csv", "--sources", "paper"]
     assert "--sources and --questions both say what is asked" in derta(*both)[2]
+    assert "give one of them" in derta("attack", "m", "out", "--server", "vllm serve", "--base-url", "http://x/v1")[2]
     assert "--controls are the twins of --questions" in derta("attack", "m", "out", "--controls", "mine.csv")[2]
 
 

@@ -55,6 +55,7 @@ def check(tmp_path, text):
         ("depths", [-1], "greater than or equal to 0"),
         ("prefix_unit", "letters", "'tokens' or 'words'"),
         ("pair", {"behaviours": 2}, "Field required"),
+        ("server", "vllm", "expected a program and its command, as: vllm serve"),
         ("pair", {"behaviours": 2, "streams": 2, "iterations": 2, "depth": 1}, "not permitted"),
         ("accelerate", "fsdp", "'fsdp2'"),
         ("sft", {"learning_rate": "fast"}, "learning_rate"),

@@ -180,10 +180,16 @@ def test_an_adapter_is_served_with_its_base_and_room_for_its_rank(tiny_folder, t
 
 
 @pytest.mark.slow
-def test_vllm_itself_answers_as_the_model_in_process(tmp_path):
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_vllm_itself_answers_as_the_model_in_process(tmp_path, kind):
     if not (found := shutil.which("vllm")):
         pytest.skip("vLLM is not installed here; put its environment on the path")
     folder = str(make_model(tmp_path / "tiny", head_dim=64))  # a size that its attention knows on a CPU
+    if kind == "adapter":
+        lm, folder = models.load(folder, dtype=torch.float32), str(tmp_path / "adapter")
+        lora = LoraConfig(r=12, target_modules="all-linear", init_lora_weights=False)
+        get_peft_model(lm.model, lora).save_pretrained(folder)
+        lm.tokenizer.save_pretrained(folder)
     tiny = models.load(folder, dtype=torch.float32)
     server = f"'{found}' serve --enforce-eager --dtype float32 --max-model-len 256 --max-num-seqs 4"
     with serving.loaded(folder, server, tmp_path / "server.txt") as lm:

@@ -1,6 +1,7 @@
 """The commands that ask models, or read their answers: attack, judge and audit."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,10 @@ def attack(
     batch_size: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 32,
     label: Annotated[str, typer.Option(help="The model's name in the folder; derta.verdicts reads ARM-sSEED.")] = "",
     base_url: BaseUrl = "",
+    vllm: Annotated[
+        str,
+        typer.Option("--server", help="A command of vLLM to start for the model, as: vllm serve (see docs/scale.md)."),
+    ] = "",
     temperature: Temperature = True,
     prices: Annotated[
         tuple[float, float] | None,
@@ -74,6 +79,7 @@ def attack(
     """
     from derta import evaluate
     from derta.attacks import find
+    from derta.commands import serving
 
     own, twins = read(questions, controls, sources)
     chosen = [find(name) for name in attacks.split(",")]
@@ -83,6 +89,8 @@ def attack(
 
         names = sources.split(",")
         chosen, most = [with_sources(one, names) for one in chosen], dict.fromkeys(names, limit)
+    if vllm and base_url:
+        raise ValueError("--server starts a server, and --base-url asks one that runs; give one of them")
     target: Any = server(model, base_url, temperature) or model
     if prices is not None:
         if not base_url:
@@ -101,17 +109,18 @@ def attack(
         print(target.announce(asked), file=sys.stderr)
     elif budget:
         raise ValueError("--budget needs --prices")
-    table = evaluate.attack(
-        target,
-        chosen,
-        folder,
-        label,
-        requests=own,
-        controls=twins,
-        limit=most,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-    )
+    with serving.loaded(model, vllm, folder / "logs" / "server.txt") if vllm else nullcontext(target) as asked_of:
+        table = evaluate.attack(
+            asked_of,
+            chosen,
+            folder,
+            label,
+            requests=own,
+            controls=twins,
+            limit=most,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )
     table.to_csv(sys.stdout, index=False, float_format="%.1f")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import get_token
 
-from derta.commands import launch
+from derta.commands import launch, serving
 from derta.commands.plan import size
 from derta.commands.profiles import read_profile
 from derta.evaluate import label
@@ -47,6 +47,11 @@ def rehearse(profile: str) -> str:
     if home.startswith(GATED) and not get_token():
         said.append(f"login: {home} asks for one, and there is none here: accept its terms, then `hf auth login`")
     commands = [f"./run_all.sh {profile}"]
+    if values["server"]:
+        program = shlex.split(values["server"])[0]
+        if not shutil.which(program):
+            said.append(f"server: {serving.MISSING.format(program=program)}")
+        commands.append(f"by notebook 4, for each model: {values['server']} (the model and where it listens are added)")
     if values["accelerate"]:
         setup = launch.setup(values["accelerate"])
         processes, rows = setup["num_processes"], values["sft"].get("per_device_train_batch_size", 8)

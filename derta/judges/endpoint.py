@@ -104,7 +104,7 @@ class Endpoint:
             return found
         faulty = found.status in FAULTY
         if not faulty and not found.filtered:
-            raise self._refused(found)
+            raise self.refused(found)
         # A filter means this prompt; but 403 may also bar whoever asks.
         if form not in self.taken and not (faulty and found.filtered):
             self._check(harmless, **decoding)
@@ -126,9 +126,10 @@ class Endpoint:
                 f"{self.base_url} does not take {', '.join(named or extra)} ({found.words}); put this attack to a "
                 "server that does, such as vLLM, or to a model in process"
             )
-        raise self._refused(found)
+        raise self.refused(found)
 
-    def _refused(self, failure: Failure) -> Refused:
+    def refused(self, failure: Failure) -> Refused:
+        """Return the error that says why the server refused a request."""
         hint = "; leave it out with temperature=False, or --no-temperature" if "temperature" in failure.words else ""
         return Refused(f"{self.base_url}: {failure.words}{hint}", failure.status)
 
@@ -150,9 +151,9 @@ class Endpoint:
             messages.append({"role": "assistant", "content": prompt.reply})
         chat, plain = self.client.chat.completions.with_raw_response, self.client.completions.with_raw_response
         if messages:
-            content = self._answer(chat.create, messages=messages, max_completion_tokens=max_new_tokens, **options)
+            content = self.post(chat.create, messages=messages, max_completion_tokens=max_new_tokens, **options)
         else:
-            content = self._answer(plain.create, prompt=prompt.start, max_tokens=max_new_tokens, **options)
+            content = self.post(plain.create, prompt=prompt.start, max_tokens=max_new_tokens, **options)
         found = content if isinstance(content, Failure) else answers.read(content)
         if isinstance(found, Failure):
             return self._failed(found)
@@ -161,7 +162,7 @@ class Endpoint:
             raise ValueError(f"{self.base_url} ignores bad_words: a completion holds the forbidden {slipped[0]!r}")
         return replace(found, text=text)
 
-    def _answer(self, create: Callable[..., Any], **options: Any) -> bytes | Failure:
+    def post(self, create: Callable[..., Any], **options: Any) -> bytes | Failure:
         """Send a request by a method of the client, and return the body of the answer, or why there is none."""
         try:
             return create(model=self.name, **options).content

@@ -87,12 +87,12 @@ class Served(Endpoint):
 
     def _asked(self, **options: Any) -> bytes:
         """Return the body of the answer to one request."""
-        content = self._answer(self.client.completions.with_raw_response.create, **options)
+        content = self.post(self.client.completions.with_raw_response.create, **options)
         if isinstance(content, Failure):
-            raise self._refused(content)
+            raise self.refused(content)
         return content
 
     def _read(self, found: Completion | Failure) -> Completion:
         if isinstance(found, Failure):
-            raise self._refused(found)
+            raise self.refused(found)
         return found
