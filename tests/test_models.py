@@ -2,14 +2,22 @@
 
 import hashlib
 import json
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from conftest import make_tokenizer
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
-from derta import models, wheel
+from derta import hub, models, wheel
 from derta.chat import PAPER_CHAT
 from derta.models import LM
 
@@ -46,8 +54,41 @@ def test_a_local_folder_loads_by_the_same_call(tiny_folder):
 
 
 def test_source_hub_resolves_to_the_hub():
-    assert models.resolve("smollm2-135m", source="hub") == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert models.resolve("some-one/some-model") == "some-one/some-model"
+    assert hub.resolve("smollm2-135m", source="hub") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert hub.resolve("some-one/some-model") == "some-one/some-model"
+
+
+@pytest.mark.parametrize("name", ["llama3-8b", "meta-llama/Meta-Llama-3-8B"])
+def test_a_revision_is_a_folder_of_the_hubs_cache_with_the_named_models_chat_format(name, tiny_folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hub, "snapshot_download", lambda of, **more: asked.append((of, more)) or str(tiny_folder))
+    lm = models.load_tokenizer(f"{name}@8cde5ca8380496c9a6cc7ef3a8b46a0372a1d920")
+    ((of, more),) = asked
+    assert (of, more["revision"]) == ("meta-llama/Meta-Llama-3-8B", "8cde5ca8380496c9a6cc7ef3a8b46a0372a1d920")
+    assert not [pattern for pattern in more["allow_patterns"] if fnmatch("pytorch_model.bin", pattern)]
+    assert ("[INST]" in lm.chat("Hi")) == (name == "llama3-8b")
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "said"),
+    [
+        (RevisionNotFoundError, ValueError, "no revision 'abc' of it; name a commit of its history"),
+        (GatedRepoError, ValueError, "wants a login: accept its terms there, then `hf auth login`"),
+        (RepositoryNotFoundError, ValueError, "no such model, or hides it from this login"),
+        (LocalEntryNotFoundError, FileNotFoundError, "out of reach; check the network"),
+    ],
+)
+def test_what_the_hub_lacks_is_said_in_one_line(failure, error, said, monkeypatch):
+    answer = httpx.Response(404, request=httpx.Request("GET", "https://hub.example"))
+    made = failure("gone") if failure is LocalEntryNotFoundError else failure("gone", response=answer)
+
+    def download(*given, **more):
+        raise made
+
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    with pytest.raises(error, match=said) as found:
+        models.load("some-one/some-model@abc")
+    assert "\n" not in str(found.value)
 
 
 def test_plain_text_has_no_formatting_tokens():
@@ -104,6 +145,6 @@ def test_an_altered_file_of_a_converted_model_is_named(tmp_path):
 
 
 def test_the_named_model_has_hashes_of_all_its_files():
-    folder = Path(models.resolve("smollm2-135m"))
+    folder = Path(hub.resolve("smollm2-135m"))
     hashes = json.loads((folder / wheel.HASHES).read_text())
     assert set(hashes) == {path.name for path in folder.iterdir()} - {wheel.HASHES}

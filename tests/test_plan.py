@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from derta import models, trainers
+from derta import trainers
 from derta.commands import launch, plan, profiles, rehearsal
 from derta.files import read_csv
-from derta.registry import Spec
+from derta.registry import MODELS, Spec
 from derta.runs import CHECKOUT
 
 PARAMS = CHECKOUT / "notebooks" / "params"
@@ -103,7 +103,7 @@ def recorded(name, monkeypatch):
         values = profiles.read_profile("smoke") | {"sft": sft, "peft": peft, "batch_size": int(row["rows"])}
         values |= {"frozen_layers": int(row["frozen_layers"]), "accelerate": row["accelerate"]}
         if row["model"]:
-            monkeypatch.setitem(models.MODELS, "recorded", Spec("recorded", config=json.loads(row["model"])))
+            monkeypatch.setitem(MODELS, "recorded", Spec("recorded", config=json.loads(row["model"])))
             values["model"] = "recorded"
         of, rows, length = plan.size(values), int(row["rows"]), int(row["length"])
         parts = plan.training_memory(values, of, 1, rows, length, cpu="gpu" not in name)

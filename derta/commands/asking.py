@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from derta.judges.endpoint import Endpoint
     from derta.requests import Request
 
-Model = Annotated[str, typer.Option(help="A name of derta.models.MODELS, a hub id or a folder; a server's own name.")]
+Model = Annotated[str, typer.Option(help="A name of derta.registry.MODELS, a hub id or a folder; a server's own name.")]
 BaseUrl = Annotated[
     str, typer.Option(help="Address of a server that speaks OpenAI's protocol, as http://HOST:8000/v1.")
 ]

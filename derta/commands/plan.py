@@ -9,13 +9,14 @@ reached: the one of the recorded trainings of models from a billion weights on (
 import math
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from derta import models, settings, trainers
+from derta import hub, settings, trainers
 from derta.attacks import ATTACKS
 from derta.commands.profiles import read_profile
 from derta.published.prompts import SOURCES
@@ -65,11 +66,12 @@ def size(values: dict[str, Any]) -> Size:
         ValueError: the architecture is not of a form that is counted here.
     """
     name = values["model"]
-    spec = models.MODELS.get(name)
+    spec = hub.spec(name)
     if spec and spec.config:
         config = AutoConfig.for_model(**spec.config)
     else:
-        config = AutoConfig.from_pretrained(models.resolve(name))
+        place, revision = (name, None) if Path(name).is_dir() else hub.on_hub(name)
+        config = AutoConfig.from_pretrained(place, revision=revision)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     counts = {key: weight.numel() for key, weight in model.named_parameters()}

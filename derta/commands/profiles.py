@@ -57,7 +57,7 @@ class Profile(BaseModel):
     """The values of a profile; each notebook takes the ones that it has a parameter for.
 
     Attributes:
-        model: a name of `derta.models.MODELS`, a hub id or a folder.
+        model: a name of `derta.registry.MODELS`, a hub id or a folder.
         arms, seeds: one model is trained for each arm and seed. A seed draws the material, the prefix lengths, the
             label dropout and the order of the rows.
         data: ``embedded``, or ``released`` for the authors' own training files.

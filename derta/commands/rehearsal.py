@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import get_token
 
+from derta import hub
 from derta.commands import launch, serving
 from derta.commands.plan import size
 from derta.commands.profiles import read_profile
 from derta.evaluate import label
 from derta.published import prompts, released
-from derta.registry import MODELS
 from derta.runs import run_dir
 
 # Owners whose models ask for a login on the hub.
@@ -32,7 +32,7 @@ def rehearse(profile: str) -> str:
             or the batch cannot be shared by the processes, or DeepSpeed is not installed.
     """
     values, folder = read_profile(profile), run_dir(profile)
-    of, spec = size(values), MODELS.get(values["model"])
+    of, spec = size(values), hub.spec(values["model"])
     models = len(values["arms"]) * len(values["seeds"])
     lora, wide = values["peft"].get("use_peft"), 4 if values["accelerate"] == "fsdp2" else 2
     kept = models * (4 * of.trainable if lora else wide * of.parameters)
@@ -43,7 +43,7 @@ def rehearse(profile: str) -> str:
         f"one in training, {2 * of.parameters / 1e9:,.1f} GB for the base; {free(folder) / 1e9:,.0f} GB are free",
         *files(values),
     ]
-    home = "" if spec and spec.wheel else spec.hub_id if spec else values["model"]
+    home = "" if spec and spec.wheel else hub.on_hub(values["model"])[0]
     if home.startswith(GATED) and not get_token():
         said.append(f"login: {home} asks for one, and there is none here: accept its terms, then `hf auth login`")
     commands = [f"./run_all.sh {profile}"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 from peft import PeftConfig
 
-from derta import adapters, models
+from derta import adapters, hub, models
 from derta.judges.served import Served
 from derta.models import LM
 
@@ -30,9 +30,9 @@ def command(server: str, model: str, port: int) -> list[str]:
 
     Args:
         server: the program and its command, with your options, as ``vllm serve --tensor-parallel-size 8``.
-        model: a name of `derta.models.MODELS`, a hub id or a folder.
+        model: a name of `derta.registry.MODELS`, a hub id or a folder.
     """
-    folder = models.resolve(model)
+    folder = hub.resolve(model)
     base = adapters.base_of(folder)
     program, serve, *own = shlex.split(server)  # the model comes before all options
     options = [*own, "--host", "127.0.0.1", "--port", str(port)]
@@ -40,7 +40,7 @@ def command(server: str, model: str, port: int) -> list[str]:
         return [program, serve, folder, *options, "--served-model-name", model]
     rank = next(rank for rank in RANKS if rank >= PeftConfig.from_pretrained(folder).r)
     lora = ["--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"{model}={folder}"]
-    return [program, serve, models.resolve(base), *options, *lora]
+    return [program, serve, hub.resolve(base), *options, *lora]
 
 
 @contextmanager
