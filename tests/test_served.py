@@ -3,6 +3,7 @@
 import json
 import shutil
 import stat
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -149,6 +150,21 @@ def test_a_server_and_its_workers_end_with_the_block_whatever_happens_in_it(prog
         worker = psutil.Process(int(log.read_text().split()[1]))
         assert worker.is_running()
         raise KeyError("x")
+    _, alive = psutil.wait_procs([worker], timeout=10)
+    assert not alive
+
+
+def test_a_server_ends_with_the_process_that_started_it(program, tiny_folder, tmp_path):
+    log = tmp_path / "server.txt"
+    code = (
+        "import sys, time; from pathlib import Path; from derta.commands import serving\n"
+        "with serving.loaded(sys.argv[1], sys.argv[2], Path(sys.argv[3])): print('ready', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(tiny_folder), f"'{program}' serve", str(log)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        worker = psutil.Process(int(log.read_text().split()[1]))
+        process.kill()
     _, alive = psutil.wait_procs([worker], timeout=10)
     assert not alive
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from derta.models import LM
 
 # The ranks that vLLM can be told to make room for.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+# Runs a command, and ends its process group with it, or when whoever started it closes the pipe to it or is killed.
+WATCHED = 'exec 3<&0; (read -r line <&3; kill 0) & "$@"; kill 0'
 MISSING = (
     "{program} was not found: vLLM needs an environment of its own (python -m venv vllm && vllm/bin/pip install vllm); "
     "name its program in server, as /…/vllm/bin/vllm serve"
@@ -62,14 +65,12 @@ def loaded(model: str, server: str, log: Path) -> Iterator[LM]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log.parent.mkdir(parents=True, exist_ok=True)
+    asked = command(server, model, port)
+    if not shutil.which(asked[0]):
+        raise FileNotFoundError(MISSING.format(program=asked[0]))
     with log.open("ab") as output:
-        try:
-            # A group of its own, so that the workers of the server end with it.
-            started = subprocess.Popen(
-                command(server, model, port), stdout=output, stderr=output, start_new_session=True
-            )
-        except FileNotFoundError as error:
-            raise FileNotFoundError(MISSING.format(program=error.filename)) from None
+        watched = ["sh", "-c", WATCHED, "sh", *asked]
+        started = subprocess.Popen(watched, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
     try:
         while not _ready(port):
             if started.poll() is not None:
@@ -82,13 +83,11 @@ def loaded(model: str, server: str, log: Path) -> Iterator[LM]:
         lm.engine = Served(model, f"http://127.0.0.1:{port}/v1")
         yield lm
     finally:
+        with suppress(subprocess.TimeoutExpired):
+            started.communicate(timeout=60)  # closes the pipe
         with suppress(ProcessLookupError):
-            os.killpg(started.pid, signal.SIGTERM)
-        try:
-            started.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
+            os.killpg(started.pid, signal.SIGKILL)  # workers that have not ended with their server
+        started.wait()
 
 
 def _ready(port: int) -> bool:
