@@ -77,7 +77,8 @@ def refusal_probabilities(
     if lm.engine:
         places = [(i, t) for i, response in enumerate(responses) for t in range(len(response))]
         chances = lm.engine.chances([prompts[i] + responses[i][:t] for i, t in places], [refusal])
-        result[tuple(np.array(places).T)] = chances[:, 0]
+        for place, chance in zip(places, chances[:, 0], strict=True):
+            result[place] = chance
     else:
         for i, log_probs in tqdm(forced(lm, prompts, responses, batch_size), "depth", len(pairs), mininterval=5):
             result[i, : len(responses[i])] = log_probs[:, refusal].exp().cpu().numpy()

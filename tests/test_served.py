@@ -109,6 +109,11 @@ def test_an_attack_is_scored_and_judged_as_in_process_and_its_answers_are_kept(t
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_no_key_goes_to_a_server_of_our_own(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    assert Served("m", "http://127.0.0.1:9/v1").client.api_key == "none"
+
+
 def test_what_a_server_cannot_do_is_said(on_server):
     lm, refuses = on_server
     with pytest.raises(ValueError, match="a guide needs the model in process"):

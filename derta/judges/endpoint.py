@@ -62,9 +62,10 @@ class Endpoint:
     tries: int = 8
     temperature: bool = True
     batched: ClassVar[bool] = False
+    keyed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        key = (os.environ.get("OPENAI_API_KEY", "").strip() if self.keyed else "") or "none"
         if not re.fullmatch("[!-~]+", key):
             raise ValueError("OPENAI_API_KEY holds a space, a line break or more than ASCII; set it to the key alone")
         http = openai.DefaultHttpxClient(timeout=self.timeout, event_hooks={"response": [_usable]})

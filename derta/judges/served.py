@@ -9,7 +9,7 @@ process as those of another batch do, by rounding.
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,9 @@ SAMPLING = {"top_k": 50, "top_p": 1.0, "repetition_penalty": 1.0}
 
 
 class Served(Endpoint):
-    """A `derta.generate.Engine`: the model `name` on a server of vLLM at `base_url`."""
+    """A `derta.generate.Engine`: the model `name` on a server of vLLM at `base_url`, of our own: it is sent no key."""
+
+    keyed: ClassVar[bool] = False
 
     def proceed(
         self,
