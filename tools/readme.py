@@ -17,7 +17,7 @@ from derta.attacks import ATTACKS
 from derta.claims import VERDICTS
 from derta.commands.plan import plan
 from derta.cost_plots import TITLES
-from derta.figures import ARM_LABELS, ATTACK_LABELS, MEASURE_LABELS, interval
+from derta.figures import ARM_LABELS, ATTACK_LABELS, MEASURE_LABELS, interval, named
 from derta.runs import DATA, PACKAGE
 
 SPLIT = "test"
@@ -146,6 +146,28 @@ def price(costs: pd.DataFrame, further: pd.DataFrame | None) -> str:
     return (
         f"{said} {row.steps} further steps on innocent instructions take DeRTa's refusals after a started reply away "
         f"({gone} points; one seed, {row.n} requests)."
+    )
+
+
+def mixture(table: pd.DataFrame) -> str:
+    """Return what DeRTa refuses in the paper's mixture of data, beside the profile's; empty if that was not run."""
+    at = table.set_index(["arm", "attack", "split"])
+    if ("derta_paper", "prefill", SPLIT) not in at.index:
+        return ""
+    refused = percent(at.harmful["derta_paper", "prefill", SPLIT])
+    before, after = (percent(at.asr[arm, "prefill", SPLIT]) for arm in ("vanilla_paper", "derta_paper"))
+    innocent = [
+        [
+            percent(at[side][arm, attack, "validation"])
+            for side, attack in (("harmful", "helpful"), ("benign", "borderline"))
+        ]
+        for arm in ("derta_paper", "derta")
+    ]
+    (instructions, borderline), here = innocent[0], innocent[1]
+    return (
+        f"In the paper's mixture (many more instructions, no twins) DeRTa refuses {refused} % after a started reply "
+        f"({before} % comply with vanilla, {after} % with DeRTa), {instructions} % of ordinary instructions and "
+        f"{borderline} % of borderline questions (above: {here[0]} and {here[1]} %)."
     )
 
 
@@ -280,10 +302,13 @@ def blocks(figures: Path) -> dict[str, str]:
     helpful = pd.read_csv(folder / "helpfulness.csv")
     further = pd.read_csv(folder / "lasting.csv") if (folder / "lasting.csv").is_file() else None
     lines = {"numbers": numbers, "claims": summary(judged), "verdicts": verdicts(judged), "costs": costs(helpful)}
-    lines["headline"] = [headline(tested, compared), "", price(helpful, further)]
+    lines["headline"] = [headline(tested, compared), "", f"{price(helpful, further)} {mixture(table)}".strip()]
     if further is not None:
         lines["lasting"] = lasting(further)
     lines |= {"terms": terms(tested), "plan": costs_of_the_paper(), "paper": asr_of_the_paper()}
+    if (folder / "recipe.csv").is_file():
+        beside = named(pd.read_csv(folder / "recipe.csv")).astype(str)
+        lines["recipe"] = markdown(["", "", *beside.columns[2:]], beside.to_numpy().tolist())
     lines["labels"] = [labels(pd.read_csv(folder / "labels.csv"))]
     return {name: "\n".join(of) for name, of in lines.items()}
 
