@@ -165,9 +165,9 @@ def mixture(table: pd.DataFrame) -> str:
     ]
     (instructions, borderline), here = innocent[0], innocent[1]
     return (
-        f"In the paper's mixture (many more instructions, no twins) DeRTa refuses {refused} % after a started reply "
-        f"({before} % comply with vanilla, {after} % with DeRTa), {instructions} % of ordinary instructions and "
-        f"{borderline} % of borderline questions (above: {here[0]} and {here[1]} %)."
+        f"In the paper's mixture (more instructions, no twins) DeRTa refuses {refused} % after a started reply (ASR "
+        f"{before} → {after} %), {instructions} % of ordinary instructions and {borderline} % of borderline questions "
+        f"(above: {here[0]} and {here[1]})."
     )
 
 
