@@ -134,7 +134,7 @@ def test_notebooks_run_the_code_of_the_checkout_they_stand_in(smoke):
 def test_a_docstring_a_data_card_and_an_unrelated_module_change_nothing(smoke, checkout):
     edit(checkout / "derta" / "training.py", '"""Datasets', '"""In other words: datasets')
     edit(checkout / "data" / "README.md", "# Data card", "# The data card")
-    edit(checkout / "derta" / "judges" / "endpoint.py", "WORKERS = 8", "WORKERS = 7")
+    edit(checkout / "derta" / "judges" / "budget.py", "PER_MESSAGE = 8", "PER_MESSAGE = 7")
     (checkout / "data" / "notes.txt").write_text("a stray file")
     before = {path: path.stat().st_mtime_ns for path in smoke.rglob("*") if path.is_file()}
     lines = run_smoke(checkout)
