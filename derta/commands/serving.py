@@ -24,7 +24,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 WATCHED = 'exec 3<&0; (read -r line <&3; kill 0) & "$@"; kill 0'
 MISSING = (
     "{program} was not found: vLLM needs an environment of its own (python -m venv vllm && vllm/bin/pip install vllm); "
-    "name its program in server, as /…/vllm/bin/vllm serve"
+    "name its program in server, as /path/to/vllm/bin/vllm serve"
 )
 
 
