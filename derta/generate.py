@@ -133,9 +133,6 @@ class Engine(Protocol):
     def chances(self, prompts: Sequence[list[int]], tokens: Sequence[int]) -> np.ndarray:
         """Return the probability that a token comes next after a prompt, shape [prompts, tokens]."""
 
-    def likelihoods(self, prompts: Sequence[list[int]], reply: list[int]) -> np.ndarray:
-        """Return the log-probability of every token of `reply` after each prompt, shape [prompts, tokens of it]."""
-
 
 def batches(prompts: Sequence[Sequence], size: int) -> Iterator[list[int]]:
     """Yield indices of `prompts` (texts or ids) in batches of similar length.

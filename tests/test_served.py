@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -32,10 +33,6 @@ def answer(lm, body):
         ((_, row),) = depth.forced(lm, [ids], [[0]], 1)
         top = {f"token_id:{token}": row[0, token].item() for token in body["logprob_token_ids"]}
         choice["logprobs"] = {"top_logprobs": [top]}
-    elif "prompt_logprobs" in body:
-        ((_, rows),) = depth.forced(lm, [ids[:1]], [ids[1:]], 1)
-        own = [{str(token): {"logprob": row[token].item()}} for token, row in zip(ids[1:], rows, strict=True)]
-        choice["prompt_logprobs"] = [None, *own]
     else:
         assert set(body["stop_token_ids"]) == {lm.tokenizer.eos_token_id}
         forbidden = [lm.ids(word) for word in body.get("bad_words", [])] + [[int(i)] for i in body["logit_bias"]]
@@ -200,6 +197,11 @@ def test_an_adapter_is_served_with_its_base_and_room_for_its_rank(tiny_folder, t
     assert found[-5:] == ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"{adapter}={adapter}"]
 
 
+def whole(found):
+    """The answers without a character at the end of which there is only a part: vLLM withholds it."""
+    return [replace(one, text=one.text.rstrip("\ufffd")) for one in found]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["model", "adapter"])
 def test_vllm_itself_answers_as_the_model_in_process(tmp_path, kind):
@@ -209,16 +211,18 @@ def test_vllm_itself_answers_as_the_model_in_process(tmp_path, kind):
     if kind == "adapter":
         lm, folder = models.load(folder, dtype=torch.float32), str(tmp_path / "adapter")
         lora = LoraConfig(r=12, target_modules="all-linear", init_lora_weights=False)
+        torch.manual_seed(0)
         get_peft_model(lm.model, lora).save_pretrained(folder)
         lm.tokenizer.save_pretrained(folder)
     tiny = models.load(folder, dtype=torch.float32)
     server = f"'{found}' serve --enforce-eager --dtype float32 --max-model-len 256 --max-num-seqs 4"
     with serving.loaded(folder, server, tmp_path / "server.txt") as lm:
         expected = [tiny.complete([prompt], max_new_tokens=8)[0] for prompt in PROMPTS]
-        assert lm.complete(PROMPTS, max_new_tokens=8) == expected
+        assert whole(lm.complete(PROMPTS, max_new_tokens=8)) == whole(expected)
         found = depth.next_refusals(lm, PROMPTS, batch_size=2)
         assert found == pytest.approx(depth.next_refusals(tiny, PROMPTS, batch_size=2), rel=1e-2)
         found = autodan.fitness(lm, PROMPTS, "Sure, here is how", 2)
         assert found == pytest.approx(autodan.fitness(tiny, PROMPTS, "Sure, here is how", 2), rel=1e-2)
         more = {"max_new_tokens": 8, "forbidden": [tiny.tokenizer.decode(tiny.ids(expected[1].text)[0]).strip()]}
-        assert lm.complete(PROMPTS[1:2], **more) == tiny.complete(PROMPTS[1:2], **more) != expected[1:2]
+        found = lm.complete(PROMPTS[1:2], **more)
+        assert whole(found) == whole(tiny.complete(PROMPTS[1:2], **more)) != whole(expected[1:2])

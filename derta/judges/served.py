@@ -1,9 +1,9 @@
 """A server of vLLM in the place of a model's weights, asked with the token ids that the model in process would read.
 
 Prompts are rendered and encoded here, so that a started reply, a depth in tokens and a plain text are the same on both
-sides. P(refusal) comes from the log-probabilities of tokens that are named in a request (`logprob_token_ids`, which
-vLLM 0.32 has), AutoDAN's fitness from those of a prompt's own tokens (`prompt_logprobs`). Answers differ from those in
-process as those of another batch do, by rounding.
+sides. P(refusal) and AutoDAN's fitness come from the log-probabilities of tokens that are named in a request
+(`logprob_token_ids`, which vLLM 0.32 has). Answers differ from those in process as those of another batch do, by
+rounding.
 """
 
 import json
@@ -67,21 +67,6 @@ class Served(Endpoint):
             return [math.exp(top[f"token_id:{token}"]) for token in tokens]
 
         return np.array(self._each(prompts, read)).reshape(len(prompts), len(tokens))
-
-    def likelihoods(self, prompts: Sequence[list[int]], reply: list[int]) -> np.ndarray:
-        """Compute the log-probabilities of a reply after prompts; see `derta.generate.Engine`.
-
-        Raises:
-            ConnectionError: the server gave no usable answer.
-        """
-        options = {"max_tokens": 1, "temperature": 0.0, "extra_body": {"prompt_logprobs": 0}}
-
-        def read(ids: list[int]) -> list[float]:
-            body = json.loads(self._asked(prompt=ids + reply, **options))
-            found = body["choices"][0]["prompt_logprobs"][-len(reply) :]
-            return [at[str(token)]["logprob"] for token, at in zip(reply, found, strict=True)]
-
-        return np.array(self._each(prompts, read)).reshape(len(prompts), len(reply))
 
     def _each(self, prompts: Sequence[list[int]], ask: Callable[[list[int]], T]) -> list[T]:
         found = dict(in_threads(lambda n: (n, ask(prompts[n])), range(len(prompts)), WORKERS))

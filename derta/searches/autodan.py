@@ -19,6 +19,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from derta.attacks import completing, role_play
 from derta.attacks.attack import Attack
 from derta.depth import forced
@@ -71,7 +73,10 @@ def fitness(lm: LM, prompts: Sequence[Prompt], reply: str, batch_size: int) -> l
     """Return the mean log-likelihood (nats per token) of `reply` after each prompt."""
     answer, rows = lm.ids(reply), [lm.encode(prompt) for prompt in prompts]
     if lm.engine:
-        return lm.engine.likelihoods(rows, answer).mean(1).tolist()
+        tokens, begun = sorted(set(answer)), [row + answer[:k] for row in rows for k in range(len(answer))]
+        chances = lm.engine.chances(begun, tokens).reshape(len(rows), len(answer), len(tokens))
+        own = chances[:, range(len(answer)), [tokens.index(token) for token in answer]]
+        return np.log(own).mean(1).tolist()
     scored = forced(lm, rows, [answer] * len(rows), batch_size)
     found = {i: log_probs[range(len(answer)), answer].mean().item() for i, log_probs in scored}
     return [found[i] for i in range(len(rows))]
