@@ -167,7 +167,7 @@ def mixture(table: pd.DataFrame) -> str:
     return (
         f"In the paper's mixture (more instructions, no twins) DeRTa refuses {refused} % after a started reply (ASR "
         f"{before} → {after} %), {instructions} % of ordinary instructions and {borderline} % of borderline questions "
-        f"(with ours {here[0]} and {here[1]})."
+        f"(ours: {here[0]} and {here[1]})."
     )
 
 
