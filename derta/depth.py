@@ -17,6 +17,9 @@ from derta.generate import Prompt, batches
 from derta.models import LM
 from derta.runs import digest
 
+# Raised if the same texts may get other probabilities.
+VERSION = 1
+
 
 def forced(
     lm: LM, prompts: Sequence[list[int]], responses: Sequence[list[int]], batch_size: int
@@ -67,7 +70,7 @@ def refusal_probabilities(
     prompts = [lm.ids(prompt) for prompt, _ in pairs]
     responses = [lm.ids(response)[:positions] for _, response in pairs]
     result = np.full((len(pairs), positions), np.nan, dtype=np.float32)
-    made = digest(lm.fingerprint(), prompts, responses, batch_size)
+    made = digest(VERSION, lm.fingerprint(), prompts, responses, batch_size)
     if path and path.exists():
         rows = list(read_jsonl(path, ("probabilities", "parameters")))
         if [row["parameters"] for row in rows] == [made] * len(pairs):

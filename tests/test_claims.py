@@ -6,6 +6,11 @@ import pytest
 from derta import claims
 from derta.attacks import ATTACKS
 from derta.claims import Check, Claim
+from derta.files import read_csv
+from derta.runs import CHECKOUT
+
+# Tables that a profile may lack: `small` tunes no further, and no profile has models of several sizes.
+UNKNOWN = {"lasting", "sizes"}
 
 TABLES = {
     "measures": pd.DataFrame(
@@ -84,3 +89,18 @@ def test_every_claim_has_a_rule_and_names_known_arms_and_attacks():
             if check.table in ("measures", "differences", "begun"):
                 assert dict(check.where)["attack"] in {*ATTACKS, "pair", "autodan"}
                 assert "split" in dict(check.where)
+
+
+@pytest.mark.parametrize("profile", ["small", "study"])
+def test_the_committed_verdicts_follow_from_the_committed_tables(profile):
+    folder = CHECKOUT / "figures" / profile
+    committed = {row["id"]: row for row in read_csv(folder / "claims.csv", ("id", "verdict", "numbers"))}
+    found = claims.claims()
+    assert committed.keys() == {claim.id for claim in found}
+    tables = {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
+    for claim in found:
+        named = {check.table for check in (*claim.needs, *claim.test)}
+        if named <= tables.keys() | UNKNOWN:
+            assert claims.judge(claim, tables) == committed[claim.id]
+        else:
+            assert (profile, named) == ("study", {"categories"})

@@ -26,7 +26,13 @@ def checkout(tmp_path_factory) -> Path:
     (folder / "tests").mkdir()
     (folder / "tools").mkdir()
     # Notebook 07 judges the labelled texts of the tests, notebook 06 shows how the settings were chosen.
-    single = ("tests/judge_labels.jsonl", "tests/judge_texts.jsonl", "tools/choose.csv", "pyproject.toml")
+    single = (
+        "tests/judge_labels.jsonl",
+        "tests/judge_texts.jsonl",
+        "tools/choose.csv",
+        "tools/vary.csv",
+        "pyproject.toml",
+    )
     for name in ("derta", "notebooks", "data", *single):
         source = CHECKOUT / name
         if source.is_dir():
@@ -174,10 +180,13 @@ def test_code_without_its_comments_and_docstrings_is_what_counts():
     assert notebooks.bare(code.format(1)) != notebooks.bare(code.format(2))
 
 
-def test_a_notebook_depends_on_its_imports_and_on_the_data_files_that_they_name():
+def test_a_notebook_depends_on_its_imports_and_on_the_files_that_it_or_they_name():
     found = notebooks.depends_on("from derta import corpus")
-    assert {"corpus.py", "files.py", "runs.py", "behaviours.csv", "responses/harmful-train.jsonl"} <= found.keys()
-    assert not {"audit/score.py", "README.md", "audit.csv"} & found.keys()
+    of_data = {"data/behaviours.csv", "data/responses/harmful-train.jsonl"}
+    assert {"corpus.py", "files.py", "runs.py"} | of_data <= found.keys()
+    assert not {"audit/score.py", "data/README.md", "data/audit.csv", "tools/choose.csv"} & found.keys()
+    named = notebooks.depends_on("read('audit.csv', \"choose.csv\", 'judge_labels.jsonl')")
+    assert named.keys() == {"data/audit.csv", "tools/choose.csv", "tests/judge_labels.jsonl"}
 
 
 def test_the_sources_follow_the_conventions_and_their_outputs_are_of_one_run():

@@ -13,7 +13,8 @@ from derta.registry import MODELS, Spec
 from derta.runs import CHECKOUT
 
 PARAMS = CHECKOUT / "notebooks" / "params"
-OF_THE_PAPER = sorted(path.stem for path in PARAMS.glob("*.yaml") if path.stem not in ("small", "smoke", "study"))
+OURS = {"small", "smoke", "study", "further"}
+OF_THE_PAPER = sorted({path.stem for path in PARAMS.glob("*.yaml")} - OURS)
 
 
 @pytest.fixture(autouse=True)

@@ -76,7 +76,7 @@ def test_a_bad_value_is_named_in_one_line(tmp_path, name, value, said):
     assert name in message or "sft (with peft)" in message or "vanilla" in message
 
 
-@pytest.mark.parametrize("profile", ["small", "study"])
+@pytest.mark.parametrize("profile", ["small", "study", "further"])
 def test_the_settings_are_the_chosen_ones(profile):
     chosen = json.loads((CHECKOUT / "tools" / "choose.json").read_text(encoding="utf-8"))["setting"]
     values = profiles.read_profile(profile)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from derta import decode, probe, training
+from derta import decode, depth, probe, training
 from derta.commands.notebooks import bare
 from derta.runs import PACKAGE, digest
 from derta.searches import autodan, pair
@@ -18,6 +18,7 @@ from derta.searches import autodan, pair
 STAGES = {
     "training": (training.VERSION, ["training.py", "trainers.py", "settings.py", "tuned.py"]),
     "decode": (decode.VERSION, ["decode.py", "generate.py", "models.py", "chat.py", "adapters.py"]),
+    "depth": (depth.VERSION, ["depth.py"]),
     "probe": (probe.VERSION, ["probe.py"]),
     "pair": (pair.VERSION, ["searches/pair.py", "judge.py", "sentences.py", "parts.py", "phrases.py"]),
     "autodan": (autodan.VERSION, ["searches/autodan.py", "depth.py"]),

@@ -180,8 +180,15 @@ def summary(judged: pd.DataFrame) -> list[str]:
         has = judged.verdict == verdict
         links = ", ".join(f"[{short[name]}](docs/results.md#{name})" for name in judged.id[has])
         if verdict == VERDICTS[-1]:
-            attacks = judged.id[has].str.startswith("asr-").sum()
-            links = f"{attacks} of the paper's six attacks, and [more](docs/results.md#the-verdict-on-every-claim)"
+            attacks = judged[has & judged.id.str.startswith("asr-")]
+            asked = ~attacks.numbers.str.endswith("no result")
+            rarely, never = (
+                ", ".join(short[of.id].str.removeprefix("ASR: ")) for of in (attacks[asked], attacks[~asked])
+            )
+            links = (
+                f"{rarely} (the untuned model hardly complies), {never} (not run in the study), and "
+                "[more](docs/results.md#the-verdict-on-every-claim)"
+            )
         rows.append([verdict, str(sum(has & of_paper)), str(sum(has & ~of_paper)), links])
     return markdown(["verdict", "the paper's claims", "readers'", ""], rows)
 

@@ -74,8 +74,8 @@ def imported(code: str) -> set[Path]:
 def depends_on(code: str) -> dict[str, str]:
     """Hash everything that `code` depends on.
 
-    That is each module of this package that it imports, directly or not, the YAML files beside these, and each data
-    file that one of them names.
+    That is each module of this package that it imports, directly or not, the YAML files beside these, and each file of
+    ``data/``, ``tools/`` and ``tests/`` that it or one of them names.
     """
     modules: dict[Path, str] = {}
     waiting = imported(code)
@@ -83,13 +83,14 @@ def depends_on(code: str) -> dict[str, str]:
         path = waiting.pop()
         modules[path] = bare(path.read_text(encoding="utf-8"))
         waiting |= imported(modules[path]) - modules.keys()
-    named = set(re.findall(r"'([\w-]+(?:\.csv|\.jsonl)?)'", " ".join(modules.values())))
-    found = [DATA / name for name in sorted(named) if (DATA / name).exists()]
+    named = set(re.findall(r"'([\w-]+(?:\.csv|\.jsonl)?)'", " ".join([bare(code), *modules.values()])))
+    places = (DATA, DATA.parent / "tools", DATA.parent / "tests")
+    found = [path for name in sorted(named) for place in places if (path := place / name).exists()]
     files = [file for path in found for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
     beside = {file for path in modules for file in path.parent.glob("*.yaml")}
     hashes = {path.relative_to(PACKAGE).as_posix(): digest(text) for path, text in sorted(modules.items())}
     hashes |= {file.relative_to(PACKAGE).as_posix(): digest(file) for file in sorted(beside)}
-    return hashes | {file.relative_to(DATA).as_posix(): digest(file) for file in files}
+    return hashes | {file.relative_to(DATA.parent).as_posix(): digest(file) for file in files}
 
 
 def executed_from(target: Path) -> str | None:
