@@ -504,7 +504,10 @@ def test_the_page_on_the_audit_has_the_numbers_of_the_released_outputs(folder):
 def test_the_page_on_the_audit_has_the_numbers_of_the_small_models():
     own = pd.read_json(CHECKOUT / "tests" / "judge_labels.jsonl", lines=True).assign(origin="small models")
     texts = pd.concat([own, pd.read_json(CHECKOUT / "tests" / "judge_texts.jsonl", lines=True)])
-    assert agreed(labelled.by_origin(texts).loc["small models"]) in PAGE
+    found = labelled.by_origin(texts).loc["small models"]
+    assert agreed(found) in PAGE
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert f"{100 * found['agreement']:.0f} % agreement with a language model's labels" in readme
 
 
 def test_the_judge_beside_labels_leaves_out_what_either_side_leaves_open():

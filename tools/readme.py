@@ -111,41 +111,29 @@ def at_one_threshold(table: pd.DataFrame) -> list[str]:
 
 
 def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
-    """Return the result in one sentence."""
-    of = table[table.attack == "prefill"].set_index("arm")
-    vanilla, derta, direct = of.loc["vanilla"], of.loc["derta"], table[table.attack == "direct"].set_index("arm")
-    asked = {"split": SPLIT, "first": "vanilla", "second": "derta", "attack": "prefill"}
-    chosen = np.logical_and.reduce([compared[name] == value for name, value in asked.items()])
-    rows = compared[chosen].set_index("measure")
-    found = {row.Index: cell(row.difference, row.low, row.high, row.Index, signed=True) for row in rows.itertuples()}
+    """Return the result in two sentences."""
+    of, direct = (table[table.attack == attack].set_index("arm") for attack in ("prefill", "direct"))
+    vanilla, derta = of.loc["vanilla"], of.loc["derta"]
+    asked = {"split": SPLIT, "first": "vanilla", "second": "derta", "attack": "prefill", "measure": "asr"}
+    (row,) = compared[np.logical_and.reduce([compared[name] == value for name, value in asked.items()])].itertuples()
+    difference = cell(row.difference, row.low, row.high, "asr", signed=True)
     seeds = "one seed" if derta.seeds == 1 else f"{derta.seeds} seeds"
     return (
-        f"**After a started reply, ordinary safety tuning refuses {percent(vanilla.harmful)} % of unseen harmful "
-        f"requests and DeRTa {percent(derta.harmful)} %; {percent(vanilla.asr)} and {percent(derta.asr)} % of the "
-        f"replies comply (difference {found['asr']} points; {derta.n} requests, {seeds}). But DeRTa then also refuses "
-        f"{percent(derta.benign)} % of innocent twins (vanilla {percent(direct.benign['vanilla'])} % of them, asked "
-        f"directly); its P(refusal) separates the two with an AUROC of {derta.auroc:.2f}, vanilla's with "
-        f"{vanilla.auroc:.2f}, a bag of words with {of.auroc['words']:.2f}.**"
+        f"**After a started reply, ordinary safety tuning (*vanilla*) refuses {percent(vanilla.harmful)} % of unseen "
+        f"harmful requests and DeRTa {percent(derta.harmful)} %; {percent(vanilla.asr)} and {percent(derta.asr)} % of "
+        f"the replies comply (attack success rate, ASR: {difference} points; {derta.n} requests, {seeds}). But of "
+        f"near-identical innocent requests, *twins*, they refuse {percent(vanilla.benign)} and "
+        f"{percent(derta.benign)} % then, and {percent(direct.benign['vanilla'])} and "
+        f"{percent(direct.benign['derta'])} % asked directly.**"
     )
 
 
-def price(costs: pd.DataFrame, further: pd.DataFrame | None) -> str:
-    """Return in two sentences what tuning costs, and whether it lasts."""
-    own = costs[(costs["first"] == "base") & (costs.measure == "accuracy") & (costs.of == "exact_match")]
-    lost = own.set_index("second")
-    shown = [
-        f"{name} {interval(-row.difference, -row.high, -row.low)}"
-        for name, row in (("vanilla", lost.loc["vanilla"]), ("DeRTa", lost.loc["derta"]))
-    ]
-    said = f"Tuning costs points of accuracy on {lost.n.iloc[0]} easy questions: {', '.join(shown)}."
-    if further is None:
-        return said
-    asked = further[(further["first"].str.partition("@")[0] == "derta") & (further.attack == "prefill")]
-    row = asked[asked.measure == "harmful"].sort_values("steps").iloc[0]
-    gone = interval(-row.difference, -row.high, -row.low)
+def told(table: pd.DataFrame) -> str:
+    """Return in a sentence how well P(refusal) tells harm from its twin after a started reply."""
+    auroc = table[table.attack == "prefill"].set_index("arm").auroc
     return (
-        f"{said} {row.steps} further steps on innocent instructions take DeRTa's refusals after a started reply away "
-        f"({gone} points; one seed, {row.n} requests)."
+        f"P(refusal), the refusal token's probability, separates harm from twins with an AUROC of {auroc['derta']:.2f} "
+        f"(vanilla {auroc['vanilla']:.2f}, a bag of words {auroc['words']:.2f})."
     )
 
 
@@ -154,7 +142,7 @@ def mixture(table: pd.DataFrame) -> str:
     at = table.set_index(["arm", "attack", "split"])
     if ("derta_paper", "prefill", SPLIT) not in at.index:
         return ""
-    refused = percent(at.harmful["derta_paper", "prefill", SPLIT])
+    started = at.loc[("derta_paper", "prefill", SPLIT)]
     before, after = (percent(at.asr[arm, "prefill", SPLIT]) for arm in ("vanilla_paper", "derta_paper"))
     innocent = [
         [
@@ -163,34 +151,58 @@ def mixture(table: pd.DataFrame) -> str:
         ]
         for arm in ("derta_paper", "derta")
     ]
-    (instructions, borderline), here = innocent[0], innocent[1]
+    (instructions, borderline), here = innocent
     return (
-        f"In the paper's mixture (more instructions, no twins) DeRTa refuses {refused} % after a started reply (ASR "
-        f"{before} → {after} %), {instructions} % of ordinary instructions and {borderline} % of borderline questions "
-        f"(ours: {here[0]} and {here[1]})."
+        f"In the paper's mixture of data (more instructions, no twins) DeRTa refuses {percent(started.harmful)} % of "
+        f"harmful requests and {percent(started.benign)} % of twins after a started reply (ASR {before} → {after} %), "
+        f"but {instructions} % of ordinary instructions and {borderline} % of borderline questions; in our mixture "
+        f"{here[0]} and {here[1]} %."
+    )
+
+
+def price(costs: pd.DataFrame, accuracy: pd.Series, further: pd.DataFrame | None) -> str:
+    """Return in two sentences what tuning costs, and whether it lasts."""
+    own = costs[(costs["first"] == "base") & (costs.measure == "accuracy") & (costs.of == "exact_match")]
+    lost = own.set_index("second")
+    shown = [
+        f"{name} {interval(-row.difference, -row.high, -row.low)}"
+        for name, row in (("points lost: vanilla", lost.loc["vanilla"]), ("DeRTa", lost.loc["derta"]))
+    ]
+    before = accuracy["before tuning"].partition(" ")[0]
+    said = f"On {lost.n.iloc[0]} easy questions ({before} % right before tuning), {' and '.join(shown)}."
+    if further is None:
+        return said
+    asked = further[(further["first"].str.partition("@")[0] == "derta") & (further.attack == "prefill")]
+    row = asked[asked.measure == "harmful"].sort_values("steps").iloc[0]
+    gone = interval(-row.difference, -row.high, -row.low)
+    return (
+        f"{said} {row.steps} further steps on innocent instructions take DeRTa's refusals after a started reply away "
+        f"({gone} points; {row.n} validation requests, one seed)."
     )
 
 
 def summary(judged: pd.DataFrame) -> list[str]:
-    """Return how many claims have which verdict, of the paper and of its readers, and which were tested, with links."""
+    """Return how many claims have which verdict, of the paper and added to it, with links to those that were tested."""
     short = pd.read_csv(DATA / "claims.csv").set_index("id").short
     of_paper = judged.source.str.match("Abstract|Section|Table|Figure|released")
     rows = []
     for verdict in VERDICTS:
+        cells = []
+        for has in ((judged.verdict == verdict) & of_paper, (judged.verdict == verdict) & ~of_paper):
+            links = ", ".join(f"[{short[name]}](docs/results.md#{name})" for name in judged.id[has])
+            cells.append(f"{sum(has)}: {links}" if links else "0")
         has = judged.verdict == verdict
-        links = ", ".join(f"[{short[name]}](docs/results.md#{name})" for name in judged.id[has])
         if verdict == VERDICTS[-1]:
             attacks = judged[has & judged.id.str.startswith("asr-")]
             asked = ~attacks.numbers.str.endswith("no result")
             rarely, never = (
                 ", ".join(short[of.id].str.removeprefix("ASR: ")) for of in (attacks[asked], attacks[~asked])
             )
-            links = (
-                f"{rarely} (the untuned model hardly complies), {never} (not run in the study), and "
-                "[more](docs/results.md#the-verdict-on-every-claim)"
-            )
-        rows.append([verdict, str(sum(has & of_paper)), str(sum(has & ~of_paper)), links])
-    return markdown(["verdict", "the paper's claims", "readers'", ""], rows)
+            said = f"{rarely} (the untuned model hardly complies), {never} (not run in the study), and"
+            more = "[more](docs/results.md#the-verdict-on-every-claim)"
+            cells = [f"{sum(has & of_paper)}: {said} {more}", f"{sum(has & ~of_paper)}"]
+        rows.append([verdict, *cells])
+    return markdown(["verdict", "claims of the paper", "added here"], rows)
 
 
 def verdicts(judged: pd.DataFrame) -> list[str]:
@@ -309,7 +321,9 @@ def blocks(figures: Path) -> dict[str, str]:
     helpful = pd.read_csv(folder / "helpfulness.csv")
     further = pd.read_csv(folder / "lasting.csv") if (folder / "lasting.csv").is_file() else None
     lines = {"numbers": numbers, "claims": summary(judged), "verdicts": verdicts(judged), "costs": costs(helpful)}
-    lines["headline"] = [headline(tested, compared), "", f"{price(helpful, further)} {mixture(table)}".strip()]
+    accuracy = pd.read_csv(folder / "side_by_side.csv").set_index("model")["accuracy: easy questions"]
+    sentences = [told(tested), mixture(table), price(helpful, accuracy, further)]
+    lines["headline"] = [headline(tested, compared), "", " ".join(filter(None, sentences))]
     if further is not None:
         lines["lasting"] = lasting(further)
     lines |= {"terms": terms(tested), "plan": costs_of_the_paper(), "paper": asr_of_the_paper()}

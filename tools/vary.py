@@ -1,4 +1,4 @@
-"""Vary what the choice of settings did not: ``python -m tools.vary`` (half an hour on two cores).
+"""Vary what the choice of settings did not: ``python -m tools.vary`` (three quarters of an hour on two cores).
 
 The arm ``derta`` is trained with the settings that `tools.choose` chose and one of them changed, on the seed of the
 choice, and measured on its split in the same way: the AUROC of P(refusal) for harmful requests against their twins,
