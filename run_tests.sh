@@ -7,4 +7,6 @@ CDPATH='' cd -P -- "$(dirname -- "$self")"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m mypy
-exec "$PYTHON" -m pytest -q "$@"
+# Two files at a time, each on one core: the models of the tests are too small to use more.
+export OMP_NUM_THREADS=1
+exec "$PYTHON" -m pytest -q -n 2 --dist loadfile "$@"

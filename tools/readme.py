@@ -266,6 +266,20 @@ def lasting(table: pd.DataFrame) -> list[str]:
     return markdown(["", "", "", "n", f"after {steps[0]} steps", f"after {steps[-1]}"], rows)
 
 
+def varied(table: pd.DataFrame) -> list[str]:
+    """Return what `tools.vary` found, by setting."""
+    titles = {"triples": "triples", "twins": "innocent twins", "rto_dropout": "share of RTO's labels dropped"}
+    rows, before = [], ""
+    for row in table.to_dict("records"):
+        of = {name: [row[name], row[f"{name}_low"], row[f"{name}_high"]] for name in row if f"{name}_low" in row}
+        cells = [interval(*of[f"auroc_{place}"], 1, 2) for place in ("direct", "prefill")]
+        cells += [" / ".join(percent(row[f"prefill_{side}"]) for side in ("harmful", "benign"))]
+        label, before = "" if row["varied"] == before else titles[row["varied"]], row["varied"]
+        rows.append([label, f"{row['value']:g}", *cells, interval(*of["nll"], 1, 2)])
+    head = ["", "", "AUROC, direct", "AUROC, started reply", "P(refusal) then: harmful / twin, %", "nats per token"]
+    return markdown(head, rows)
+
+
 @cache
 def costs_of_the_paper() -> list[str]:
     """Return what the paper's profiles take on H100 cards, by `derta.commands.plan`."""
@@ -326,6 +340,7 @@ def blocks(figures: Path) -> dict[str, str]:
     lines["headline"] = [headline(tested, compared), "", " ".join(filter(None, sentences))]
     if further is not None:
         lines["lasting"] = lasting(further)
+    lines["varied"] = varied(pd.read_csv(PACKAGE.parent / "tools" / "vary.csv"))
     lines |= {"terms": terms(tested), "plan": costs_of_the_paper(), "paper": asr_of_the_paper()}
     if (folder / "recipe.csv").is_file():
         beside = named(pd.read_csv(folder / "recipe.csv")).astype(str)
