@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from derta.runs import CHECKOUT
+from derta.runs import DATA
 
 COPIED = "derta data notebooks docs figures tests tools README.md CONTRIBUTING.md CITATION.cff pyproject.toml".split()
 
@@ -224,7 +224,7 @@ def main() -> int:
         checkout = Path(scratch) / "derta"
         checkout.mkdir()
         for name in COPIED:
-            source = CHECKOUT / name
+            source = DATA.parent / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, checkout / name)
         if failed := first_failure(checkout, {name for mutation in MUTATIONS for name in mutation.tests.split()}):
             raise RuntimeError(f"{failed[0]}, {failed[1]}: fails without any mutation")

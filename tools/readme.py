@@ -271,11 +271,13 @@ def varied(table: pd.DataFrame) -> list[str]:
     titles = {"triples": "triples", "twins": "innocent twins", "rto_dropout": "share of RTO's labels dropped"}
     rows, before = [], ""
     for row in table.to_dict("records"):
-        of = {name: [row[name], row[f"{name}_low"], row[f"{name}_high"]] for name in row if f"{name}_low" in row}
-        cells = [interval(*of[f"auroc_{place}"], 1, 2) for place in ("direct", "prefill")]
+        found = {
+            str(name): (row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in row if f"{name}_low" in row
+        }
+        cells = [interval(*found[f"auroc_{place}"], 1, 2) for place in ("direct", "prefill")]
         cells += [" / ".join(percent(row[f"prefill_{side}"]) for side in ("harmful", "benign"))]
         label, before = "" if row["varied"] == before else titles[row["varied"]], row["varied"]
-        rows.append([label, f"{row['value']:g}", *cells, interval(*of["nll"], 1, 2)])
+        rows.append([label, f"{row['value']:g}", *cells, interval(*found["nll"], 1, 2)])
     head = ["", "", "AUROC, direct", "AUROC, started reply", "P(refusal) then: harmful / twin, %", "nats per token"]
     return markdown(head, rows)
 
