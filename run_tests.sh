@@ -9,4 +9,4 @@ CDPATH='' cd -P -- "$(dirname -- "$self")"
 "$PYTHON" -m mypy
 # Two files at a time, each on one core: the models of the tests are too small to use more.
 export OMP_NUM_THREADS=1
-exec "$PYTHON" -m pytest -q -n 2 --dist loadfile "$@"
+exec "$PYTHON" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -402,6 +402,8 @@ def test_ctrl_c_does_not_wait_for_a_server(tmp_path):
         silent.bind(("127.0.0.1", 0))
         silent.listen(64)
         code = (
+            # Whoever starts the tests in the background has SIGINT ignored.
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from derta import evaluate; from derta.judges.endpoint import Endpoint; print('go', flush=True)\n"
             f"evaluate.attack(Endpoint('m', 'http://127.0.0.1:{silent.getsockname()[1]}/v1', timeout=60), ['direct'],"
             f" {str(tmp_path)!r}, limit=20, max_new_tokens=4, batch_size=8)"
