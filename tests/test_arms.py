@@ -111,6 +111,17 @@ def test_arms_share_what_they_have_in_common(build):
     assert set(rows("harmful_prefix", "prefix")) < set(rows("recaug", "prefix"))
 
 
+def test_a_seed_draws_prefixes_and_dropout_of_the_same_material(build):
+    def rows(seed, kind):
+        dataset, _ = build("derta", change(seed=seed))
+        return {json.dumps([row["input_ids"], row["labels"]]) for row in dataset if row["kind"] == kind}
+
+    assert rows(0, "helpful") == rows(1, "helpful")
+    for kind in ("prefix", "rto"):
+        first, second = rows(0, kind), rows(1, kind)
+        assert len(first & second) < len(first) / 2
+
+
 def test_same_seed_same_bytes_and_epochs_differ(lm, material, tmp_path):
     encode = Encoder(lm, SETTINGS)
     for name in ("a", "b"):

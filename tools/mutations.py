@@ -54,7 +54,7 @@ MUTATIONS = [
         "the rules read the start that the attacker wrote as the model's own",
         "derta/evaluate.py",
         'verdict = judge(request.do, row["completion"], attack',
-        'verdict = judge(request.do, row["start"] + row["completion"], attack',
+        'verdict = judge(request.do, row.get("start", "") + row["completion"], attack',
         "test_evaluate test_judge",
     ),
     Mutation(
