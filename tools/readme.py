@@ -120,10 +120,10 @@ def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
     seeds = "one seed" if derta.seeds == 1 else f"{derta.seeds} seeds"
     return (
         f"**After a started reply, ordinary safety tuning (*vanilla*) refuses {percent(vanilla.harmful)} % of unseen "
-        f"harmful requests and DeRTa {percent(derta.harmful)} %; {percent(vanilla.asr)} and {percent(derta.asr)} % of "
+        f"harmful requests and DeRTa {percent(derta.harmful)} %; {percent(vanilla.asr)} → {percent(derta.asr)} % of "
         f"the replies comply (attack success rate, ASR: {difference} points; {derta.n} requests, {seeds}). But of "
-        f"near-identical innocent requests, *twins*, they refuse {percent(vanilla.benign)} and "
-        f"{percent(derta.benign)} % then, and {percent(direct.benign['vanilla'])} and "
+        f"near-identical innocent requests, *twins*, they refuse {percent(vanilla.benign)} → "
+        f"{percent(derta.benign)} % then, and {percent(direct.benign['vanilla'])} → "
         f"{percent(direct.benign['derta'])} % asked directly.**"
     )
 
@@ -149,14 +149,14 @@ def mixture(table: pd.DataFrame) -> str:
             percent(at[side][arm, attack, "validation"])
             for side, attack in (("harmful", "helpful"), ("benign", "borderline"))
         ]
-        for arm in ("derta_paper", "derta")
+        for arm in ("derta_paper", "derta", "vanilla")
     ]
-    (instructions, borderline), here = innocent
+    (instructions, borderline), here, ordinary = innocent
     return (
         f"In the paper's mixture of data (more instructions, no twins) DeRTa refuses {percent(started.harmful)} % of "
         f"harmful requests and {percent(started.benign)} % of twins after a started reply (ASR {before} → {after} %), "
-        f"but {instructions} % of ordinary instructions and {borderline} % of borderline questions; in our mixture "
-        f"{here[0]} and {here[1]} %."
+        f"but {instructions} % of ordinary instructions and {borderline} % of borderline questions (our mixture: "
+        f"{here[0]} and {here[1]}, vanilla there {ordinary[0]} and {ordinary[1]})."
     )
 
 
