@@ -17,7 +17,7 @@ from derta.attacks import ATTACKS
 from derta.claims import VERDICTS
 from derta.commands.plan import plan
 from derta.cost_plots import TITLES
-from derta.figures import ARM_LABELS, ATTACK_LABELS, MEASURE_LABELS, interval, named
+from derta.figures import ARM_LABELS, ATTACK_LABELS, MEASURE_LABELS, interval, intervals, named
 from derta.runs import DATA, PACKAGE
 
 SPLIT = "test"
@@ -164,12 +164,14 @@ def price(costs: pd.DataFrame, accuracy: pd.Series, further: pd.DataFrame | None
     """Return in two sentences what tuning costs, and whether it lasts."""
     own = costs[(costs["first"] == "base") & (costs.measure == "accuracy") & (costs.of == "exact_match")]
     lost = own.set_index("second")
-    shown = [
-        f"{name} {interval(-row.difference, -row.high, -row.low)}"
-        for name, row in (("points lost: vanilla", lost.loc["vanilla"]), ("DeRTa", lost.loc["derta"]))
-    ]
+    vanilla, derta = (
+        interval(-row.difference, -row.high, -row.low) for row in (lost.loc["vanilla"], lost.loc["derta"])
+    )
     before = accuracy["before tuning"].partition(" ")[0]
-    said = f"On {lost.n.iloc[0]} easy questions ({before} % right before tuning), {' and '.join(shown)}."
+    said = (
+        f"On {lost.n.iloc[0]} easy questions ({before} % right before tuning), points lost: vanilla {vanilla} and "
+        f"DeRTa {derta}."
+    )
     if further is None:
         return said
     asked = further[(further["first"].str.partition("@")[0] == "derta") & (further.attack == "prefill")]
@@ -187,20 +189,18 @@ def summary(judged: pd.DataFrame) -> list[str]:
     of_paper = judged.source.str.match("Abstract|Section|Table|Figure|released")
     rows = []
     for verdict in VERDICTS:
-        cells = []
-        for has in ((judged.verdict == verdict) & of_paper, (judged.verdict == verdict) & ~of_paper):
-            links = ", ".join(f"[{short[name]}](docs/results.md#{name})" for name in judged.id[has])
-            cells.append(f"{sum(has)}: {links}" if links else "0")
-        has = judged.verdict == verdict
+        sides = [judged[(judged.verdict == verdict) & side] for side in (of_paper, ~of_paper)]
+        links = [", ".join(f"[{short[name]}](docs/results.md#{name})" for name in side.id) for side in sides]
+        cells = [f"{len(side)}: {linked}" if linked else "0" for side, linked in zip(sides, links, strict=True)]
         if verdict == VERDICTS[-1]:
-            attacks = judged[has & judged.id.str.startswith("asr-")]
+            attacks = sides[0][sides[0].id.str.startswith("asr-")]
             asked = ~attacks.numbers.str.endswith("no result")
             rarely, never = (
                 ", ".join(short[of.id].str.removeprefix("ASR: ")) for of in (attacks[asked], attacks[~asked])
             )
             said = f"{rarely} (the untuned model hardly complies), {never} (not run in the study), and"
             more = "[more](docs/results.md#the-verdict-on-every-claim)"
-            cells = [f"{sum(has & of_paper)}: {said} {more}", f"{sum(has & ~of_paper)}"]
+            cells = [f"{len(sides[0])}: {said} {more}", str(len(sides[1]))]
         rows.append([verdict, *cells])
     return markdown(["verdict", "claims of the paper", "added here"], rows)
 
@@ -269,15 +269,13 @@ def lasting(table: pd.DataFrame) -> list[str]:
 def varied(table: pd.DataFrame) -> list[str]:
     """Return what `tools.vary` found, by setting."""
     titles = {"triples": "triples", "twins": "innocent twins", "rto_dropout": "share of RTO's labels dropped"}
-    rows, before = [], ""
-    for row in table.to_dict("records"):
-        found = {
-            str(name): (row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in row if f"{name}_low" in row
-        }
-        cells = [interval(*found[f"auroc_{place}"], 1, 2) for place in ("direct", "prefill")]
-        cells += [" / ".join(percent(row[f"prefill_{side}"]) for side in ("harmful", "benign"))]
-        label, before = "" if row["varied"] == before else titles[row["varied"]], row["varied"]
-        rows.append([label, f"{row['value']:g}", *cells, interval(*found["nll"], 1, 2)])
+    labels = table.varied.map(titles).mask(table.varied == table.varied.shift(), "")
+    direct, started, nats = (
+        intervals(table, name, scale=1, digits=2) for name in ("auroc_direct", "auroc_prefill", "nll")
+    )
+    both = zip(table.prefill_harmful.map(percent), table.prefill_benign.map(percent), strict=True)
+    columns = labels, table.value.map("{:g}".format), direct, started, map(" / ".join, both), nats
+    rows = [list(row) for row in zip(*columns, strict=True)]
     head = ["", "", "AUROC, direct", "AUROC, started reply", "P(refusal) then: harmful / twin, %", "nats per token"]
     return markdown(head, rows)
 
