@@ -150,16 +150,19 @@ def test_a_docstring_a_data_card_and_an_unrelated_module_change_nothing(smoke, c
 
 @pytest.mark.slow
 def test_results_of_another_setting_stand_aside_and_are_named_in_one_line(smoke, checkout):
-    old = (smoke / "completions" / "derta-s0" / "direct.jsonl").read_bytes()
-    model = (smoke / "models" / "derta-s0" / "model.safetensors").stat().st_mtime_ns
-    edit(checkout / "notebooks" / "params" / "smoke.yaml", "max_new_tokens: 8", "max_new_tokens: 9")
+    searches, answers = smoke / "searches" / "derta-s0", smoke / "completions" / "derta-s0" / "direct.jsonl"
+    old = {path.name: path.read_bytes() for path in (searches / "autodan").iterdir()}
+    kept = {path: path.stat().st_mtime_ns for path in (smoke / "models" / "derta-s0" / "model.safetensors", answers)}
+    edit(checkout / "notebooks" / "params" / "smoke.yaml", "population: 4", "population: 3")
     lines = run_smoke(checkout)
-    assert sum(line.endswith(": unchanged") for line in lines) == 3, "dataset, training and audit stay as they are"
-    (aside,) = (smoke / "completions" / "derta-s0").glob("direct.jsonl.*.aside")
-    assert aside.read_bytes() == old
-    named = f"set aside: {aside.with_name('direct.jsonl')} is now {aside.name}; "
+    unchanged = {line.rpartition("] ")[2] for line in lines if line.endswith(": unchanged")}
+    assert {"02_dataset: unchanged", "03_training: unchanged", "07_released_audit: unchanged"} <= unchanged
+    assert "04_attacks: unchanged" not in unchanged
+    (aside,) = searches.glob("autodan.*.aside")
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == old
+    named = f"set aside: {searches / 'autodan'} is now {aside.name}; "
     assert len([line for line in lines if line.startswith(named)]) == 1
-    assert (smoke / "models" / "derta-s0" / "model.safetensors").stat().st_mtime_ns == model
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 @pytest.mark.parametrize("kept", [0, 20, 150, 230])

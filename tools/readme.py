@@ -1,12 +1,14 @@
 """Fill the numbers of the README, of ``docs/results.md`` and of ``docs/scale.md``: ``python -m tools.readme``.
 
 What stands between the marks ``<!-- NAME -->`` and ``<!-- /NAME -->`` is made from the tables in ``figures/`` and their
-provenance, of the profile `study` where it has been run, otherwise of `small`. `tests/test_readme.py` checks that it is
-up to date.
+provenance, of the profile `study` where it has been run, otherwise of `small`; of `further`, what these lack.
+`tests/test_readme.py` checks that it is up to date.
 """
 
 import json
+from collections.abc import Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,9 @@ from derta.runs import DATA, PACKAGE
 SPLIT = "test"
 OF_THE_PAPER = ("llama3-8b", "mistral-7b", "llama3-70b", "mixtral-8x7b", "llama3-8b-instruct", "llama3-70b-instruct")
 PLACES = ("direct", "prefill", "completing")
+FORBIDDEN = ("forbid_refusal", "forbid_synonyms")
+# The arms of `further`, each after the one that it departs from.
+DEPARTURES = (("vanilla", "vanilla_half"), ("derta", "derta_words"), ("derta", "derta_close"))
 
 
 def cell(mean: float, low: float, high: float, measure: str, signed: bool = False) -> str:
@@ -84,17 +89,28 @@ def by_arm(table: pd.DataFrame) -> list[str]:
     return markdown(["", "", "AUROC", "pairs in order, %", "refused − twin refused, points"], rows)
 
 
+def less(table: pd.DataFrame, pair: tuple[str, str], split: str, attack: str) -> list[str]:
+    """Return how the second arm of a pair differs from the first, by measure."""
+    asked = dict(zip(("first", "second", "split", "attack"), (*pair, split, attack), strict=True))
+    chosen = table[np.logical_and.reduce([table[name] == value for name, value in asked.items()])]
+    of = {row.measure: cell(row.difference, row.low, row.high, row.measure, signed=True) for row in chosen.itertuples()}
+    return [ATTACK_LABELS[attack], *(of.get(measure, "–") for measure in MEASURE_LABELS)]
+
+
 def differences(table: pd.DataFrame) -> list[str]:
     """Return DeRTa less vanilla, by split."""
-    chosen = table[(table["first"] == "vanilla") & (table.second == "derta") & table.attack.isin(PLACES)]
-    measures = [m for m in MEASURE_LABELS if m in set(chosen.measure)]
-    rows = []
-    for (split, attack), group in chosen.groupby(["split", "attack"], sort=False):
-        of = {
-            row.measure: cell(row.difference, row.low, row.high, row.measure, signed=True) for row in group.itertuples()
-        }
-        rows.append([split, ATTACK_LABELS[attack], *(of.get(m, "–") for m in measures)])
-    return markdown(["split", "", *(MEASURE_LABELS[m] for m in measures)], rows)
+    asked = product(PLACES, ("validation", SPLIT))
+    rows = [[split, *less(table, ("vanilla", "derta"), split, attack)] for attack, split in asked]
+    return markdown(["split", "", *MEASURE_LABELS.values()], rows)
+
+
+def departures(table: pd.DataFrame) -> list[str]:
+    """Return each arm of `further` less the one that it departs from."""
+    rows = [
+        [f"{ARM_LABELS[pair[1]]} less {ARM_LABELS[pair[0]]}", *less(table, pair, SPLIT, attack)]
+        for pair, attack in product(DEPARTURES, (*PLACES, *FORBIDDEN))
+    ]
+    return markdown(["", "", *MEASURE_LABELS.values()], rows)
 
 
 def at_one_threshold(table: pd.DataFrame) -> list[str]:
@@ -114,9 +130,8 @@ def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
     """Return the result in two sentences."""
     of, direct = (table[table.attack == attack].set_index("arm") for attack in ("prefill", "direct"))
     vanilla, derta = of.loc["vanilla"], of.loc["derta"]
-    asked = {"split": SPLIT, "first": "vanilla", "second": "derta", "attack": "prefill", "measure": "asr"}
-    (row,) = compared[np.logical_and.reduce([compared[name] == value for name, value in asked.items()])].itertuples()
-    difference = cell(row.difference, row.low, row.high, "asr", signed=True)
+    measured = less(compared, ("vanilla", "derta"), SPLIT, "prefill")
+    difference = dict(zip(MEASURE_LABELS, measured[1:], strict=True))["asr"]
     seeds = "one seed" if derta.seeds == 1 else f"{derta.seeds} seeds"
     return (
         f"**After a started reply, ordinary safety tuning (*vanilla*) refuses {percent(vanilla.harmful)} % of unseen "
@@ -160,7 +175,7 @@ def mixture(table: pd.DataFrame) -> str:
     )
 
 
-def price(costs: pd.DataFrame, accuracy: pd.Series, further: pd.DataFrame | None) -> str:
+def price(costs: pd.DataFrame, accuracy: pd.Series, lasted: pd.DataFrame | None) -> str:
     """Return in two sentences what tuning costs, and whether it lasts."""
     own = costs[(costs["first"] == "base") & (costs.measure == "accuracy") & (costs.of == "exact_match")]
     lost = own.set_index("second")
@@ -172,9 +187,9 @@ def price(costs: pd.DataFrame, accuracy: pd.Series, further: pd.DataFrame | None
         f"On {lost.n.iloc[0]} easy questions ({before} % right before tuning), points lost: vanilla {vanilla} and "
         f"DeRTa {derta}."
     )
-    if further is None:
+    if lasted is None:
         return said
-    asked = further[(further["first"].str.partition("@")[0] == "derta") & (further.attack == "prefill")]
+    asked = lasted[(lasted["first"].str.partition("@")[0] == "derta") & (lasted.attack == "prefill")]
     row = asked[asked.measure == "harmful"].sort_values("steps").iloc[0]
     gone = interval(-row.difference, -row.high, -row.low)
     return (
@@ -203,6 +218,14 @@ def summary(judged: pd.DataFrame) -> list[str]:
             cells = [f"{len(sides[0])}: {said} {more}", str(len(sides[1]))]
         rows.append([verdict, *cells])
     return markdown(["verdict", "claims of the paper", "added here"], rows)
+
+
+def completed(judged: pd.DataFrame, elsewhere: pd.DataFrame) -> pd.DataFrame:
+    """Return the verdicts; in the place of those that lack a result, what the profile `further` says of the claim."""
+    theirs = elsewhere[elsewhere.verdict != VERDICTS[-1]].set_index("id")
+    theirs = theirs.assign(numbers="profile further: " + theirs.numbers)
+    lacking = judged.numbers.str.startswith("no result") & judged.id.isin(theirs.index)
+    return judged.mask(lacking, theirs.reindex(judged.id).reset_index())
 
 
 def verdicts(judged: pd.DataFrame) -> list[str]:
@@ -240,15 +263,15 @@ def labels(table: pd.DataFrame) -> str:
     )
 
 
-def terms(tested: pd.DataFrame) -> list[str]:
+def terms(tested: pd.DataFrame, places: Sequence[str] = PLACES) -> list[str]:
     """Return what each arm refuses, of harmful requests and of their twins, and where it is unsafe, in percent."""
-    at = tested[tested.attack.isin(PLACES)].set_index(["arm", "attack"])
+    at = tested[tested.attack.isin(places)].set_index(["arm", "attack"])
     rows = []
-    for arm in [arm for arm in ARM_LABELS if arm in at.index and not pd.isna(at.asr[arm, PLACES[0]])]:
-        cells = [at.loc[arm, place] for place in PLACES]
+    for arm in [arm for arm in ARM_LABELS if arm in at.index and not pd.isna(at.asr[arm, places[0]])]:
+        cells = [at.loc[arm, place] for place in places]
         shown = [f"{percent(of.harmful)} / {percent(of.benign)}, {unsafe(of)}" for of in cells]
         rows.append([ARM_LABELS[arm], str(int(cells[0].seeds)), *shown])
-    return markdown(["refused / twin, unsafe", "seeds", *(ATTACK_LABELS[place] for place in PLACES)], rows)
+    return markdown(["refused / twin, unsafe", "seeds", *(ATTACK_LABELS[place] for place in places)], rows)
 
 
 def lasting(table: pd.DataFrame) -> list[str]:
@@ -332,14 +355,20 @@ def blocks(figures: Path) -> dict[str, str]:
         "",
         *at_one_threshold(pd.read_csv(folder / "threshold.csv")),
     ]
+    lines = {"numbers": numbers}
+    if (figures / "further").is_dir():
+        judged = completed(judged, pd.read_csv(figures / "further" / "claims.csv"))
+        others = pd.read_csv(figures / "further" / "measures.csv")
+        shown = terms(others[others.split == SPLIT], (*PLACES, *FORBIDDEN))
+        lines["further"] = [*shown, "", *departures(pd.read_csv(figures / "further" / "differences.csv"))]
     helpful = pd.read_csv(folder / "helpfulness.csv")
-    further = pd.read_csv(folder / "lasting.csv") if (folder / "lasting.csv").is_file() else None
-    lines = {"numbers": numbers, "claims": summary(judged), "verdicts": verdicts(judged), "costs": costs(helpful)}
+    lasted = pd.read_csv(folder / "lasting.csv") if (folder / "lasting.csv").is_file() else None
+    lines |= {"claims": summary(judged), "verdicts": verdicts(judged), "costs": costs(helpful)}
     accuracy = pd.read_csv(folder / "side_by_side.csv").set_index("model")["accuracy: easy questions"]
-    sentences = [told(tested), mixture(table), price(helpful, accuracy, further)]
+    sentences = [told(tested), mixture(table), price(helpful, accuracy, lasted)]
     lines["headline"] = [headline(tested, compared), "", " ".join(filter(None, sentences))]
-    if further is not None:
-        lines["lasting"] = lasting(further)
+    if lasted is not None:
+        lines["lasting"] = lasting(lasted)
     lines["varied"] = varied(pd.read_csv(PACKAGE.parent / "tools" / "vary.csv"))
     lines |= {"terms": terms(tested), "plan": costs_of_the_paper(), "paper": asr_of_the_paper()}
     if (folder / "recipe.csv").is_file():
