@@ -3,7 +3,8 @@
 ``data/claims.csv`` holds a claim in each row: in few words (``short``), where it is made, what it ``needs`` to be
 testable at all, and its ``test``, both as checks of the form ``table[column=value, …].column < number``, separated by
 semicolons. A check holds if the whole 95 % interval of the number, unadjusted for the number of claims, lies on its
-side of the bound. What a claim needs is judged by the estimate.
+side of the bound. What a claim needs is judged by the estimate. A p-value has no interval: what it does not show stays
+open.
 """
 
 import re
@@ -52,6 +53,10 @@ class Found(NamedTuple):
     value: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        interval = f" [{self.low:.3g}, {self.high:.3g}]" if self.low < self.high else ""
+        return f"{self.value:.3g}{interval}"
 
 
 def checks(text: str) -> tuple[Check, ...]:
@@ -133,17 +138,13 @@ def judge(claim: Claim, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     if len(holding) < len(results) and all(holding):
         missing = "; ".join(str(check) for check, found in results if found is None)
         return about | {"verdict": VERDICTS[-1], "numbers": f"no result: {missing}"}
-    # A number without an interval, such as a p-value, leaves open what it does not show.
     ends = [(c, found.high if c.above else found.low) for c, found in results if found and found.low < found.high]
     contradicted = any(not _beyond(end, c) for c, end in ends)
     if any(holding):
         verdict = "reproduced" if all(holding) else "partly"
     else:
         verdict = "contradicted" if contradicted else "left open"
-    numbers = "; ".join(
-        f"{check}: " + ("no result" if found is None else f"{found.value:.3g} [{found.low:.3g}, {found.high:.3g}]")
-        for check, found in results
-    )
+    numbers = "; ".join(f"{check}: {'no result' if found is None else found}" for check, found in results)
     return about | {"verdict": verdict, "numbers": numbers}
 
 

@@ -136,8 +136,8 @@ def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
     return (
         f"**After a started reply, ordinary safety tuning (*vanilla*) refuses {percent(vanilla.harmful)} % of unseen "
         f"harmful requests and DeRTa {percent(derta.harmful)} %; {percent(vanilla.asr)} → {percent(derta.asr)} % of "
-        f"the replies comply (attack success rate, ASR: {difference} points; {derta.n} requests, {seeds}). But of "
-        f"near-identical innocent requests, *twins*, they refuse {percent(vanilla.benign)} → "
+        f"the replies comply (attack success rate, ASR: {difference} points; {derta.n} requests, {seeds}; most of "
+        f"vanilla's others neither refuse nor comply). But of near-identical innocent requests, *twins*, they refuse {percent(vanilla.benign)} → "
         f"{percent(derta.benign)} % then, and {percent(direct.benign['vanilla'])} → "
         f"{percent(direct.benign['derta'])} % asked directly.**"
     )
@@ -145,10 +145,11 @@ def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
 
 def told(table: pd.DataFrame) -> str:
     """Return in a sentence how well P(refusal) tells harm from its twin after a started reply."""
-    auroc = table[table.attack == "prefill"].set_index("arm").auroc
+    own = table[table.attack == "prefill"].set_index("arm")
+    auroc = dict(zip(own.index, intervals(own, "auroc", scale=1, digits=2), strict=True))
     return (
-        f"P(refusal), the refusal token's probability, separates harm from twins with an AUROC of {auroc['derta']:.2f} "
-        f"(vanilla {auroc['vanilla']:.2f}, a bag of words {auroc['words']:.2f})."
+        f"P(refusal), the refusal token's probability, separates harm from twins with an AUROC of {auroc['derta']} "
+        f"(vanilla {auroc['vanilla']}, a bag of words {auroc['words']})."
     )
 
 
@@ -170,8 +171,8 @@ def mixture(table: pd.DataFrame) -> str:
     return (
         f"In the paper's mixture of data (more instructions, no twins) DeRTa refuses {percent(started.harmful)} % of "
         f"harmful requests and {percent(started.benign)} % of twins after a started reply (ASR {before} → {after} %), "
-        f"but {instructions} % of ordinary instructions and {borderline} % of borderline questions (our mixture: "
-        f"{here[0]} and {here[1]}, vanilla there {ordinary[0]} and {ordinary[1]})."
+        f"but {instructions} % of ordinary instructions and {borderline} % of borderline questions (in our "
+        f"mixture DeRTa {here[0]} and {here[1]}, vanilla {ordinary[0]} and {ordinary[1]})."
     )
 
 
@@ -184,7 +185,7 @@ def price(costs: pd.DataFrame, accuracy: pd.Series, lasted: pd.DataFrame | None)
     )
     before = accuracy["before tuning"].partition(" ")[0]
     said = (
-        f"On {lost.n.iloc[0]} easy questions ({before} % right before tuning), points lost: vanilla {vanilla} and "
+        f"On {lost.n.iloc[0]} easy questions ({before} % right before tuning) vanilla loses {vanilla} points, "
         f"DeRTa {derta}."
     )
     if lasted is None:
