@@ -5,6 +5,7 @@ train …`` on several processes or machines. The YAML file holds the arguments 
 """
 
 import errno
+import json
 import math
 import os
 import shutil
@@ -21,8 +22,9 @@ from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from derta import trainers, tuned
+from derta.files import write_atomically
 from derta.objective import IGNORE
-from derta.runs import alone, digest
+from derta.runs import alone, digest, provenance
 from derta.settings import accumulation, configure, read
 
 # Increase it with any change that makes the same inputs give other weights; models of an older version are set aside.
@@ -56,7 +58,13 @@ class Progress(TrainerCallback):
 
 
 class Keep(TrainerCallback):
-    """Keeps the model of every checkpoint in ``kept/step-<n>``, without what only a further start needs."""
+    """Keeps the model of every checkpoint in ``kept/step-<n>``, without what only a further start needs.
+
+    By its `inputs` and step a model is the same one after a training that was killed, and keeps its answers.
+    """
+
+    def __init__(self, inputs: dict[str, Any]):
+        self.inputs = inputs
 
     def on_train_begin(self, args, state, control, model, processing_class, **kwargs):
         # A run that was killed between the checkpoint and this copy of it.
@@ -70,6 +78,8 @@ class Keep(TrainerCallback):
         weights = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
         model.save_pretrained(part, state_dict=weights)
         processing_class.save_pretrained(part)
+        made = provenance(inputs=self.inputs | {"step": state.global_step})
+        write_atomically(part / "provenance.json", json.dumps(made, indent=1))
         folder.parent.mkdir(exist_ok=True)
         part.rename(folder)
 
@@ -168,7 +178,7 @@ def _train(
     trainer, progress = trainers.make(base, rows, args, model, frozen_layers), Progress()
     trainer.add_callback(progress)
     if keep:
-        trainer.add_callback(Keep())
+        trainer.add_callback(Keep(inputs))
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
         kind = f"LoRA of rank {model.lora_r}" if model.use_peft else "full fine-tuning"

@@ -137,7 +137,8 @@ def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
         f"**After a started reply, ordinary safety tuning (*vanilla*) refuses {percent(vanilla.harmful)} % of unseen "
         f"harmful requests and DeRTa {percent(derta.harmful)} %; {percent(vanilla.asr)} → {percent(derta.asr)} % of "
         f"the replies comply (attack success rate, ASR: {difference} points; {derta.n} requests, {seeds}; most of "
-        f"vanilla's others neither refuse nor comply). But of near-identical innocent requests, *twins*, they refuse {percent(vanilla.benign)} → "
+        "vanilla's others neither refuse nor comply). But of near-identical innocent requests, *twins*, they refuse "
+        f"{percent(vanilla.benign)} → "
         f"{percent(derta.benign)} % then, and {percent(direct.benign['vanilla'])} → "
         f"{percent(direct.benign['derta'])} % asked directly.**"
     )
