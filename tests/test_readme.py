@@ -45,6 +45,19 @@ def test_an_altered_number_is_noticed(tmp_path):
     assert "DeRTa 12 %" in after["headline"]
 
 
+def test_a_verdict_that_lacks_a_result_is_taken_from_the_profile_that_has_one():
+    def verdicts(*rows):
+        return pd.DataFrame([dict(zip(("id", "verdict", "numbers"), row, strict=True)) for row in rows])
+
+    untested = "not testable here"
+    here = verdicts(("a", "reproduced", "x: 1"), ("b", untested, "no result: y"), ("c", untested, "no result: z"))
+    there = verdicts(("a", "contradicted", "x: 2"), ("b", "left open", "y: 3"), ("c", untested, "no result: z"))
+    found = readme.completed(here, there)
+    assert found.verdict.tolist() == ["reproduced", "left open", untested]
+    assert found.numbers.tolist() == ["x: 1", "profile further: y: 3", "no result: z"]
+    assert found.id.tolist() == ["a", "b", "c"]
+
+
 def test_the_readme_is_short_and_its_links_lead_somewhere():
     for path in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md")):
         text = path.read_text(encoding="utf-8")

@@ -89,27 +89,30 @@ def by_arm(table: pd.DataFrame) -> list[str]:
     return markdown(["", "", "AUROC", "pairs in order, %", "refused − twin refused, points"], rows)
 
 
-def less(table: pd.DataFrame, pair: tuple[str, str], split: str, attack: str) -> list[str]:
-    """Return how the second arm of a pair differs from the first, by measure."""
+def less(table: pd.DataFrame, pair: tuple[str, str], split: str, attack: str) -> dict[str, str]:
+    """Return how the second arm of a pair differs from the first, by measure; – where that is unknown."""
     asked = dict(zip(("first", "second", "split", "attack"), (*pair, split, attack), strict=True))
     chosen = table[np.logical_and.reduce([table[name] == value for name, value in asked.items()])]
     of = {row.measure: cell(row.difference, row.low, row.high, row.measure, signed=True) for row in chosen.itertuples()}
-    return [ATTACK_LABELS[attack], *(of.get(measure, "–") for measure in MEASURE_LABELS)]
+    return dict.fromkeys(MEASURE_LABELS, "–") | of
 
 
 def differences(table: pd.DataFrame) -> list[str]:
     """Return DeRTa less vanilla, by split."""
     asked = product(PLACES, ("validation", SPLIT))
-    rows = [[split, *less(table, ("vanilla", "derta"), split, attack)] for attack, split in asked]
+    rows = [
+        [split, ATTACK_LABELS[attack], *less(table, ("vanilla", "derta"), split, attack).values()]
+        for attack, split in asked
+    ]
     return markdown(["split", "", *MEASURE_LABELS.values()], rows)
 
 
 def departures(table: pd.DataFrame) -> list[str]:
     """Return each arm of `further` less the one that it departs from."""
-    rows = [
-        [f"{ARM_LABELS[pair[1]]} less {ARM_LABELS[pair[0]]}", *less(table, pair, SPLIT, attack)]
-        for pair, attack in product(DEPARTURES, (*PLACES, *FORBIDDEN))
-    ]
+    rows = []
+    for pair, attack in product(DEPARTURES, (*PLACES, *FORBIDDEN)):
+        label = f"{ARM_LABELS[pair[1]]} less {ARM_LABELS[pair[0]]}"
+        rows.append([label, ATTACK_LABELS[attack], *less(table, pair, SPLIT, attack).values()])
     return markdown(["", "", *MEASURE_LABELS.values()], rows)
 
 
@@ -130,17 +133,15 @@ def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
     """Return the result in two sentences."""
     of, direct = (table[table.attack == attack].set_index("arm") for attack in ("prefill", "direct"))
     vanilla, derta = of.loc["vanilla"], of.loc["derta"]
-    measured = less(compared, ("vanilla", "derta"), SPLIT, "prefill")
-    difference = dict(zip(MEASURE_LABELS, measured[1:], strict=True))["asr"]
+    difference = less(compared, ("vanilla", "derta"), SPLIT, "prefill")["asr"]
     seeds = "one seed" if derta.seeds == 1 else f"{derta.seeds} seeds"
     return (
         f"**After a started reply, ordinary safety tuning (*vanilla*) refuses {percent(vanilla.harmful)} % of unseen "
         f"harmful requests and DeRTa {percent(derta.harmful)} %; {percent(vanilla.asr)} → {percent(derta.asr)} % of "
         f"the replies comply (attack success rate, ASR: {difference} points; {derta.n} requests, {seeds}; most of "
         "vanilla's others neither refuse nor comply). But of near-identical innocent requests, *twins*, they refuse "
-        f"{percent(vanilla.benign)} → "
-        f"{percent(derta.benign)} % then, and {percent(direct.benign['vanilla'])} → "
-        f"{percent(direct.benign['derta'])} % asked directly.**"
+        f"{percent(vanilla.benign)} → {percent(derta.benign)} % then, and "
+        f"{percent(direct.benign['vanilla'])} → {percent(direct.benign['derta'])} % asked directly.**"
     )
 
 
