@@ -1,7 +1,7 @@
 """Fill the numbers of the README, of ``docs/results.md`` and of ``docs/scale.md``: ``python -m tools.readme``.
 
 What stands between the marks ``<!-- NAME -->`` and ``<!-- /NAME -->`` is made from the tables in ``figures/`` and their
-provenance, of the profile `study` where it has been run, otherwise of `small`; of `further`, what these lack.
+provenance, of the profile `study`, and of `further` what that lacks.
 `tests/test_readme.py` checks that it is up to date.
 """
 
@@ -51,6 +51,11 @@ def markdown(head: list[str], rows: list[list[str]]) -> list[str]:
     """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def titled(title: str, table: list[str]) -> list[str]:
+    """Return a table below its title."""
+    return ["", f"**{title}**", "", *table]
 
 
 def by_attack(table: pd.DataFrame) -> list[str]:
@@ -129,75 +134,60 @@ def at_one_threshold(table: pd.DataFrame) -> list[str]:
     return markdown(head, rows)
 
 
-def headline(table: pd.DataFrame, compared: pd.DataFrame) -> str:
-    """Return the result in two sentences."""
-    of, direct = (table[table.attack == attack].set_index("arm") for attack in ("prefill", "direct"))
-    vanilla, derta = of.loc["vanilla"], of.loc["derta"]
+def held(table: pd.DataFrame, compared: pd.DataFrame) -> str:
+    """Return what vanilla and DeRTa refuse after a started reply, here and in the paper's mixture of data."""
+    at = table[table.split == SPLIT].set_index(["attack", "arm"])
+    refused, unsafe = at.harmful["prefill"], at.asr["prefill"]
     difference = less(compared, ("vanilla", "derta"), SPLIT, "prefill")["asr"]
-    seeds = "one seed" if derta.seeds == 1 else f"{derta.seeds} seeds"
     return (
-        f"**After a started reply, ordinary safety tuning (*vanilla*) refuses {percent(vanilla.harmful)} % of unseen "
-        f"harmful requests and DeRTa {percent(derta.harmful)} %; {percent(vanilla.asr)} → {percent(derta.asr)} % of "
-        f"the replies comply (attack success rate, ASR: {difference} points; {derta.n} requests, {seeds}; most of "
-        "vanilla's others neither refuse nor comply). But of near-identical innocent requests, *twins*, they refuse "
-        f"{percent(vanilla.benign)} → {percent(derta.benign)} % then, and "
-        f"{percent(direct.benign['vanilla'])} → {percent(direct.benign['derta'])} % asked directly.**"
+        "**Refusal anywhere.** Given the first words of a compliant reply (*a started reply*, our own test), ordinary "
+        f"safety tuning (*vanilla*) refuses {percent(refused['vanilla'])} % of unseen harmful requests and **DeRTa "
+        f"{percent(refused['derta'])} %**; {percent(unsafe['vanilla'])} → {percent(unsafe['derta'])} % of the replies "
+        f"comply (attack success rate, ASR: {difference} points; {at.n['prefill', 'derta']} requests, "
+        f"{at.seeds['prefill', 'derta']} seeds). Under "
+        f"CompletingAttack DeRTa refuses {percent(at.harmful['completing', 'derta'])} % (ASR "
+        f"{percent(at.asr['completing', 'vanilla'])} → {percent(at.asr['completing', 'derta'])} %); on the paper's "
+        f"mixture of data (more instructions), after a started reply {percent(refused['derta_paper'])} % "
+        f"({percent(unsafe['vanilla_paper'])} → {percent(unsafe['derta_paper'])} %)."
     )
 
 
-def told(table: pd.DataFrame) -> str:
-    """Return in a sentence how well P(refusal) tells harm from its twin after a started reply."""
-    own = table[table.attack == "prefill"].set_index("arm")
-    auroc = dict(zip(own.index, intervals(own, "auroc", scale=1, digits=2), strict=True))
+def refused_too(table: pd.DataFrame) -> str:
+    """Return what vanilla and DeRTa refuse that is innocent, and how well P(refusal) tells harm from its twin."""
+    at = table.set_index(["split", "attack", "arm"]).sort_index()
+    started, innocent = at.loc[SPLIT, "prefill"], at.loc["validation"]
+    auroc = dict(zip(started.index, intervals(started, "auroc", scale=1, digits=2), strict=True))
+    asked, then = (at.benign[SPLIT, attack].map(percent) for attack in ("direct", "prefill"))
+
+    def both(refused: pd.Series) -> tuple[str, str]:
+        shown = refused.map(percent)
+        return f"{shown['vanilla']} and {shown['derta']} %", f"{shown['vanilla_paper']} and {shown['derta_paper']}"
+
+    instructions, there = both(innocent.harmful["helpful"])
+    borderline, also_there = both(innocent.benign["borderline"])
     return (
-        f"P(refusal), the refusal token's probability, separates harm from twins with an AUROC of {auroc['derta']} "
-        f"(vanilla {auroc['vanilla']}, a bag of words {auroc['words']})."
+        f"**Over-refusal.** Of near-identical innocent requests, *twins*, vanilla refuses {asked['vanilla']} % asked "
+        f"directly and {then['vanilla']} % after a started reply; DeRTa {asked['derta']} and **{then['derta']} %** "
+        f"({then['derta_paper']} in the paper's mixture). Of ordinary instructions vanilla and DeRTa refuse "
+        f"{instructions} (there {there}), of borderline questions {borderline} ({also_there}). After a started reply "
+        "P(refusal), the refusal token's probability, separates harm from twins with an AUROC of "
+        f"{auroc['derta']} (vanilla {auroc['vanilla']}, word counts {auroc['words']})."
     )
 
 
-def mixture(table: pd.DataFrame) -> str:
-    """Return what DeRTa refuses in the paper's mixture of data, beside the profile's; empty if that was not run."""
-    at = table.set_index(["arm", "attack", "split"])
-    if ("derta_paper", "prefill", SPLIT) not in at.index:
-        return ""
-    started = at.loc[("derta_paper", "prefill", SPLIT)]
-    before, after = (percent(at.asr[arm, "prefill", SPLIT]) for arm in ("vanilla_paper", "derta_paper"))
-    innocent = [
-        [
-            percent(at[side][arm, attack, "validation"])
-            for side, attack in (("harmful", "helpful"), ("benign", "borderline"))
-        ]
-        for arm in ("derta_paper", "derta", "vanilla")
-    ]
-    (instructions, borderline), here, ordinary = innocent
-    return (
-        f"In the paper's mixture of data (more instructions, no twins) DeRTa refuses {percent(started.harmful)} % of "
-        f"harmful requests and {percent(started.benign)} % of twins after a started reply (ASR {before} → {after} %), "
-        f"but {instructions} % of ordinary instructions and {borderline} % of borderline questions (in our "
-        f"mixture DeRTa {here[0]} and {here[1]}, vanilla {ordinary[0]} and {ordinary[1]})."
-    )
-
-
-def price(costs: pd.DataFrame, accuracy: pd.Series, lasted: pd.DataFrame | None) -> str:
-    """Return in two sentences what tuning costs, and whether it lasts."""
-    own = costs[(costs["first"] == "base") & (costs.measure == "accuracy") & (costs.of == "exact_match")]
-    lost = own.set_index("second")
-    vanilla, derta = (
-        interval(-row.difference, -row.high, -row.low) for row in (lost.loc["vanilla"], lost.loc["derta"])
-    )
-    before = accuracy["before tuning"].partition(" ")[0]
-    said = (
-        f"On {lost.n.iloc[0]} easy questions ({before} % right before tuning) vanilla loses {vanilla} points, "
-        f"DeRTa {derta}."
-    )
-    if lasted is None:
-        return said
+def price(costs: pd.DataFrame, accuracy: pd.Series, lasted: pd.DataFrame) -> str:
+    """Return what tuning costs, and whether it lasts."""
+    kind = costs[(costs.measure == "accuracy") & (costs.of == "exact_match")].set_index(["first", "second"])
+    more = kind.loc["vanilla", "derta"]
+    before, vanilla, derta = (accuracy[name].partition(" ")[0] for name in ("before tuning", "vanilla", "DeRTa"))
     asked = lasted[(lasted["first"].str.partition("@")[0] == "derta") & (lasted.attack == "prefill")]
     row = asked[asked.measure == "harmful"].sort_values("steps").iloc[0]
-    gone = interval(-row.difference, -row.high, -row.low)
+    gone = interval(row.difference, row.low, row.high, signed=True)
     return (
-        f"{said} {row.steps} further steps on innocent instructions take DeRTa's refusals after a started reply away "
-        f"({gone} points; {row.n} validation requests, one seed)."
+        f"**Cost.** Of {more.n} easy questions, {before} % are answered right before tuning, {vanilla} % by vanilla, "
+        f"{derta} % by DeRTa ({interval(more.difference, more.low, more.high, signed=True)} points). {row.steps} "
+        f"further steps on innocent instructions undo DeRTa's refusals after a started reply ({gone} points; "
+        f"{row.n} validation requests, one seed)."
     )
 
 
@@ -216,7 +206,7 @@ def summary(judged: pd.DataFrame) -> list[str]:
             rarely, never = (
                 ", ".join(short[of.id].str.removeprefix("ASR: ")) for of in (attacks[asked], attacks[~asked])
             )
-            said = f"{rarely} (the untuned model hardly complies), {never} (not run in the study), and"
+            said = f"{rarely} (the untuned model hardly complies), {never} (not run), and"
             more = "[more](docs/results.md#the-verdict-on-every-claim)"
             cells = [f"{len(sides[0])}: {said} {more}", str(len(sides[1]))]
         rows.append([verdict, *cells])
@@ -337,47 +327,48 @@ def blocks(figures: Path) -> dict[str, str]:
     """Return what stands between the marks, by name.
 
     Raises:
-        FileNotFoundError: neither profile has been run.
+        FileNotFoundError: the profile `study` or `further` has not been run.
     """
-    folder = next((figures / p for p in ("study", "small") if (figures / p / "measures.csv").is_file()), None)
-    if folder is None:
-        raise FileNotFoundError(f"{figures}: holds no measures of study or small; run one of them first")
-    table = pd.read_csv(folder / "measures.csv")
-    made = json.loads((folder / "measures.json").read_text(encoding="utf-8"))
-    seeds = sorted({int(model.rsplit("-s", 1)[1]) for model in made["models"]})
+
+    def read(name: str, profile: str = "study") -> pd.DataFrame:
+        return pd.read_csv(figures / profile / f"{name}.csv")
+
+    table, compared, helpful, lasted = map(read, ("measures", "differences", "helpfulness", "lasting"))
     tested = table[table.split == SPLIT]
-    compared, judged = (pd.read_csv(folder / f"{name}.csv") for name in ("differences", "claims"))
-    numbers = [
-        f"Profile `{made['profile']}`, seeds {', '.join(map(str, seeds))}, commit {made['commit']}, {made['machine']}.",
-        "",
-        *by_attack(table),
-        "",
-        *differences(compared),
-        "",
-        *by_arm(tested),
-        "",
-        *at_one_threshold(pd.read_csv(folder / "threshold.csv")),
-    ]
-    lines = {"numbers": numbers}
-    if (figures / "further").is_dir():
-        judged = completed(judged, pd.read_csv(figures / "further" / "claims.csv"))
-        others = pd.read_csv(figures / "further" / "measures.csv")
-        shown = terms(others[others.split == SPLIT], (*PLACES, *FORBIDDEN))
-        lines["further"] = [*shown, "", *departures(pd.read_csv(figures / "further" / "differences.csv"))]
-    helpful = pd.read_csv(folder / "helpfulness.csv")
-    lasted = pd.read_csv(folder / "lasting.csv") if (folder / "lasting.csv").is_file() else None
-    lines |= {"claims": summary(judged), "verdicts": verdicts(judged), "costs": costs(helpful)}
-    accuracy = pd.read_csv(folder / "side_by_side.csv").set_index("model")["accuracy: easy questions"]
-    sentences = [told(tested), mixture(table), price(helpful, accuracy, lasted)]
-    lines["headline"] = [headline(tested, compared), "", " ".join(filter(None, sentences))]
-    if lasted is not None:
-        lines["lasting"] = lasting(lasted)
-    lines["varied"] = varied(pd.read_csv(PACKAGE.parent / "tools" / "vary.csv"))
-    lines |= {"terms": terms(tested), "plan": costs_of_the_paper(), "paper": asr_of_the_paper()}
-    if (folder / "recipe.csv").is_file():
-        beside = named(pd.read_csv(folder / "recipe.csv")).astype(str)
-        lines["recipe"] = markdown(["", "", *beside.columns[2:]], beside.to_numpy().tolist())
-    lines["labels"] = [labels(pd.read_csv(folder / "labels.csv"))]
+    made = json.loads((figures / "study" / "measures.json").read_text(encoding="utf-8"))
+    seeds = sorted({int(model.rsplit("-s", 1)[1]) for model in made["models"]})
+    judged = completed(read("claims"), read("claims", "further"))
+    others = read("measures", "further")
+    accuracy = read("side_by_side").set_index("model")["accuracy: easy questions"]
+    beside = named(read("recipe")).astype(str)
+    lines = {
+        "headline": [
+            f"- {point}" for point in (held(table, compared), refused_too(table), price(helpful, accuracy, lasted))
+        ],
+        "claims": summary(judged),
+        "verdicts": verdicts(judged),
+        "numbers": [
+            f"Profile `{made['profile']}`, seeds {', '.join(map(str, seeds))}, commit {made['commit']}, "
+            f"{made['machine']}.",
+            *titled("By attack, in percent", by_attack(table)),
+            *titled("DeRTa less vanilla, in points (AUROC as it is)", differences(compared)),
+            *titled("Harm told from its twin", by_arm(tested)),
+            *titled("At one threshold of P(refusal) for each arm, in percent", at_one_threshold(read("threshold"))),
+        ],
+        "costs": costs(helpful),
+        "lasting": lasting(lasted),
+        "varied": varied(pd.read_csv(PACKAGE.parent / "tools" / "vary.csv")),
+        "terms": terms(tested),
+        "recipe": markdown(["", "", *beside.columns[2:]], beside.to_numpy().tolist()),
+        "further": [
+            *terms(others[others.split == SPLIT], (*PLACES, *FORBIDDEN)),
+            "",
+            *departures(read("differences", "further")),
+        ],
+        "labels": [labels(read("labels"))],
+        "plan": costs_of_the_paper(),
+        "paper": asr_of_the_paper(),
+    }
     return {name: "\n".join(of) for name, of in lines.items()}
 
 
