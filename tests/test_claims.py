@@ -91,7 +91,7 @@ def test_every_claim_has_a_rule_and_names_known_arms_and_attacks():
                 assert "split" in dict(check.where)
 
 
-@pytest.mark.parametrize("profile", ["small", "study"])
+@pytest.mark.parametrize("profile", ["small", "study", "further"])
 def test_the_committed_verdicts_follow_from_the_committed_tables(profile):
     folder = CHECKOUT / "figures" / profile
     committed = {row["id"]: row for row in read_csv(folder / "claims.csv", ("id", "verdict", "numbers"))}

@@ -31,14 +31,13 @@ def test_every_block_has_its_place():
 
 
 def test_an_altered_number_is_noticed(tmp_path):
-    for profile in ("study", "small"):
-        if (FIGURES / profile).is_dir():
-            shutil.copytree(FIGURES / profile, tmp_path / profile)
+    for profile in ("study", "further"):
+        shutil.copytree(FIGURES / profile, tmp_path / profile)
     before = readme.blocks(tmp_path)
-    for path in tmp_path.glob("*/measures.csv"):
-        table = pd.read_csv(path)
-        table.loc[(table.arm == "derta") & (table.attack == "prefill"), "harmful"] = 0.123
-        table.to_csv(path, index=False)
+    path = tmp_path / "study" / "measures.csv"
+    table = pd.read_csv(path)
+    table.loc[(table.arm == "derta") & (table.attack == "prefill"), "harmful"] = 0.123
+    table.to_csv(path, index=False)
     after = readme.blocks(tmp_path)
     assert {name for name in before if before[name] != after[name]} == {"numbers", "headline", "terms"}
     assert "| 12 / " in after["numbers"]
