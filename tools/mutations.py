@@ -169,7 +169,7 @@ MUTATIONS = [
         'if old := json.loads(path.read_text(encoding="utf-8")):',
         "test_runs",
     ),
-    Mutation("a number of the README is stale", "README.md", "and DeRTa 9", "and DeRTa 8", "test_readme"),
+    Mutation("a number of the README is stale", "README.md", "and **DeRTa 9", "and **DeRTa 8", "test_readme"),
     Mutation(
         "a verdict does not follow from the tables",
         "figures/study/claims.csv",

@@ -184,10 +184,10 @@ def price(costs: pd.DataFrame, accuracy: pd.Series, lasted: pd.DataFrame) -> str
     row = asked[asked.measure == "harmful"].sort_values("steps").iloc[0]
     gone = interval(row.difference, row.low, row.high, signed=True)
     return (
-        f"**Cost.** Of {more.n} easy questions, {before} % are answered right before tuning, {vanilla} % by vanilla, "
-        f"{derta} % by DeRTa ({interval(more.difference, more.low, more.high, signed=True)} points). {row.steps} "
-        f"further steps on innocent instructions undo DeRTa's refusals after a started reply ({gone} points; "
-        f"{row.n} validation requests, one seed)."
+        f"**Further costs.** Of {more.n} easy questions, {before} % are answered right before tuning, {vanilla} % by "
+        f"vanilla, {derta} % by DeRTa ({interval(more.difference, more.low, more.high, signed=True)} points). "
+        f"{row.steps} further steps on innocent instructions undo DeRTa's refusals after a started reply ({gone} "
+        f"points; {row.n} validation requests, one seed)."
     )
 
 
