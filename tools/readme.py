@@ -144,11 +144,11 @@ def held(table: pd.DataFrame, compared: pd.DataFrame) -> str:
         f"safety tuning (*vanilla*) refuses {percent(refused['vanilla'])} % of unseen harmful requests and **DeRTa "
         f"{percent(refused['derta'])} %**; {percent(unsafe['vanilla'])} → {percent(unsafe['derta'])} % of the replies "
         f"comply (attack success rate, ASR: {difference} points; {at.n['prefill', 'derta']} requests, "
-        f"{at.seeds['prefill', 'derta']} seeds). Under "
-        f"CompletingAttack DeRTa refuses {percent(at.harmful['completing', 'derta'])} % (ASR "
-        f"{percent(at.asr['completing', 'vanilla'])} → {percent(at.asr['completing', 'derta'])} %); on the paper's "
-        f"mixture of data (more instructions), after a started reply {percent(refused['derta_paper'])} % "
-        f"({percent(unsafe['vanilla_paper'])} → {percent(unsafe['derta_paper'])} %)."
+        f"{at.seeds['prefill', 'derta']} seeds). Under CompletingAttack DeRTa refuses "
+        f"{percent(at.harmful['completing', 'derta'])} % (ASR {percent(at.asr['completing', 'vanilla'])} → "
+        f"{percent(at.asr['completing', 'derta'])} %); on the paper's mixture of data (more instructions), after a "
+        f"started reply {percent(refused['derta_paper'])} % ({percent(unsafe['vanilla_paper'])} → "
+        f"{percent(unsafe['derta_paper'])} %)."
     )
 
 
