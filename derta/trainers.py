@@ -1,8 +1,10 @@
 """TRL's trainers with this project's additions: the two terms of Eq. 2 in the log, a loss that is faster on a CPU,
-pairs given as token ids, frozen layers, and LoRA on experts. The objective is in the labels."""
+pairs given as token ids, unrounded log-probabilities under FSDP2, frozen layers, and LoRA on experts. The objective is
+in the labels."""
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 from trl import DPOConfig, DPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -30,7 +32,22 @@ KINDS = {"helpful": False, "safety": False, "prefix": False, "mle": False, "rto"
 KEPT = {name: f"given_{name}" for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
 
 
-class Terms(SFTTrainer):
+class Unrounded(Trainer):
+    """What a trainer is mixed with so that its model returns log-probabilities and losses as they were computed.
+
+    Accelerate has FSDP2 round all that a module returns to bfloat16. The log-probability of a response of hundreds of
+    tokens then has steps of one or two nats, as much as the differences that DPO learns from.
+    """
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator like `transformers.Trainer`; no model has been sharded yet."""
+        super().create_accelerator_and_postprocess()
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin and plugin.fsdp_version == 2 and plugin.mixed_precision_policy:
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
+
+
+class Terms(Unrounded, SFTTrainer):
     """`SFTTrainer` that logs the two terms of Eq. 2 (arXiv 2407.09121, Section 3) separately.
 
     Per logging step, over all processes: `mle_loss` and `rto_loss`, means in nats per label; `mle_tokens` and
@@ -111,6 +128,10 @@ class Terms(SFTTrainer):
         super().log(logs, start_time)
 
 
+class Pairs(Unrounded, DPOTrainer):
+    """`DPOTrainer`, unrounded."""
+
+
 class RowCollator(DataCollatorForLanguageModeling):
     """TRL's collator of `input_ids` and `labels`, with a tensor `rto` that marks the rows of the RTO term of Eq. 2."""
 
@@ -141,7 +162,7 @@ class PairCollator(DataCollatorForPreference):
 
 def make(
     base: str, rows: Dataset, args: SFTConfig | DPOConfig, model: ModelConfig, frozen_layers: int = 0
-) -> Terms | DPOTrainer:
+) -> Terms | Pairs:
     """Make a trainer of `base`, ready to start.
 
     Args:
@@ -184,7 +205,7 @@ def make(
             shutil.rmtree(part, ignore_errors=True)
             texts(rows).save_to_disk(part)
             part.rename(folder)
-    return DPOTrainer(**shared, data_collator=PairCollator(**padding), train_dataset=load_from_disk(folder))
+    return Pairs(**shared, data_collator=PairCollator(**padding), train_dataset=load_from_disk(folder))
 
 
 def freeze(model: PreTrainedModel, number: int, use_peft: bool) -> None:

@@ -56,9 +56,9 @@ def make_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     return fast
 
 
-def make_model(folder: Path, architecture: str = "llama", **config) -> Path:
-    """A model folder: two layers of an architecture with random weights, and a byte-level tokenizer."""
-    tokenizer = make_tokenizer("byte-level")
+def make_model(folder: Path, architecture: str = "llama", kind: str = "byte-level", **config) -> Path:
+    """A model folder: two layers of an architecture with random weights, and a tokenizer of a family."""
+    tokenizer = make_tokenizer(kind)
     set_seed(0)
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(

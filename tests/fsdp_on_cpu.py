@@ -1,10 +1,12 @@
 """`derta.training` under FSDP2 without a GPU, for tests: accelerate shards models on GPUs only, so it is told that the
-CPU's processes are a GPU's."""
+CPU's processes are a GPU's. With ``DIES_AT``, all processes die at that step."""
+
+import os
 
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from derta import tuned
+from derta import training, tuned
 from derta.commands import cli
 
 start = PartialState.__init__
@@ -16,6 +18,15 @@ def start_as_gpus(self, *args, **kwargs):
         self.distributed_type = DistributedType.MULTI_GPU
 
 
+on_log = training.Progress.on_log
+
+
+def die(self, args, state, *rest, **options):
+    if str(state.global_step) == os.environ.get("DIES_AT"):
+        os._exit(9)
+    on_log(self, args, state, *rest, **options)
+
+
 finish = tuned.finish
 
 
@@ -25,5 +36,6 @@ def finish_sharded(trainer, *args):
 
 
 PartialState.__init__ = start_as_gpus
+training.Progress.on_log = die
 tuned.finish = finish_sharded
 cli.main()

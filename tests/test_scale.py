@@ -12,9 +12,13 @@ import sys
 
 import pytest
 import yaml
+from datasets import load_from_disk
+from transformers import AutoTokenizer
 
+from derta.chat import PAPER_CHAT
 from derta.files import read_jsonl
 from derta.published import prompts, released
+from derta.registry import MODELS
 from derta.runs import CHECKOUT
 from tests.conftest import make_model
 
@@ -57,8 +61,10 @@ SMALLER = {
     "questions": {"exact_match": 2, "gsm8k": 2},
     "accelerate": "ddp",
 }
-# The numbered notebooks that need neither the authors' results nor a network.
-RUN = ("02_dataset", "03_training", "04_attacks", "05_helpfulness", "08_figures")
+# Of the numbered notebooks, those that a profile of the paper changes, and further ones that need neither the authors'
+# results nor a network.
+RUN = ("02_dataset", "03_training", "04_attacks")
+FURTHER = ("05_helpfulness", "08_figures")
 
 
 @pytest.fixture
@@ -70,7 +76,7 @@ def checkout(tmp_path):
         shutil.copytree(CHECKOUT / name, folder / name, ignore=ignored)
     shutil.copy(CHECKOUT / "pyproject.toml", folder)
     for path in (folder / "notebooks").glob("*.ipynb"):
-        if path.stem not in RUN:
+        if path.stem not in RUN + FURTHER:
             path.unlink()
     listed = {path: file.git_blob_sha1 for path, file in released.manifest().items()}
     for name, rows in TEXTS.items():
@@ -89,25 +95,32 @@ def checkout(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("profile", "architecture", "more"),
-    # A size of head that vLLM's attention knows on a CPU.
-    [
-        ("llama3-8b", "llama", {"head_dim": 64}),
-        ("mixtral-8x7b", "mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
-    ],
+    "profile",
+    ["llama3-8b", "llama3-70b", "mistral-7b", "mixtral-8x7b", "llama3-8b-instruct", "llama3-70b-instruct"],
 )
-def test_a_profile_of_the_paper_runs_on_a_tiny_model_of_its_architecture(
-    checkout, tmp_path, profile, architecture, more
-):
-    tiny = str(make_model(tmp_path / "tiny", architecture, **more))
+def test_a_profile_of_the_paper_runs_on_a_tiny_model_of_its_architecture(checkout, tmp_path, profile):
     path = checkout / "notebooks" / "params" / f"{profile}.yaml"
-    values = yaml.safe_load(path.read_text()) | SMALLER | {"model": tiny}
+    values = yaml.safe_load(path.read_text()) | SMALLER
+    # The arms whose training differs: the others are rows of another kind.
+    values["arms"] = [arm for arm in values["arms"] if arm in ("vanilla", "derta", "dpo")]
+    spec = MODELS[values["model"]]
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2} if profile == "mixtral-8x7b" else {}
+    # A size of head that vLLM's attention knows on a CPU.
+    config = {"head_dim": 64} | experts
+    kind = "byte-level" if profile.startswith("llama3") else "metaspace"
+    tiny = str(make_model(tmp_path / "tiny", spec.config["model_type"], kind, **config))
+    registry = checkout / "derta" / "registry.py"
+    registry.write_text(registry.read_text().replace(f'"{spec.hub_id}"', f'"{tiny}"'))
     if values["server"]:
         vllm = shutil.which("vllm")
         values["server"] = f"'{vllm}' serve --enforce-eager --max-model-len 512" if vllm else ""
     values["weaker"] = tiny if values["weaker"] else ""
     values["sft"] |= {"per_device_train_batch_size": 2, "save_steps": 0.5}
+    if "max_steps" in values["sft"]:
+        values["sft"]["max_steps"] = 4
     path.write_text(yaml.safe_dump(values))
+    for stem in FURTHER if profile != "llama3-8b" else ():
+        (checkout / "notebooks" / f"{stem}.ipynb").unlink()
     environment = {name: value for name, value in os.environ.items() if name != "DERTA_RUNS"}
     environment |= {"DERTA_RELEASED": str(tmp_path / "released"), "OMP_NUM_THREADS": "1"}
 
@@ -119,8 +132,8 @@ def test_a_profile_of_the_paper_runs_on_a_tiny_model_of_its_architecture(
 
     assert f"{profile}: valid; " in derta("run", profile, "--dry-run")
     derta("run", profile)
-    results = checkout / "runs" / profile / "results"
-    with (results / "asr.csv").open() as file:
+    run = checkout / "runs" / profile
+    with (run / "results" / "asr.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["category"] == "all"]
     asked = {(row["split"], row["attack"]): int(row["n"]) for row in rows if row["arm"] == "derta"}
     published = {attack: n for (split, attack), n in asked.items() if split == "paper"}
@@ -129,9 +142,13 @@ def test_a_profile_of_the_paper_runs_on_a_tiny_model_of_its_architecture(
     assert asked["test", "direct_benign"] == 2
     assert {row["arm"] for row in rows} == {"base", *values["arms"]}
     for arm in values["arms"]:
-        folder = checkout / "runs" / profile / "models" / f"{arm}-s0"
+        folder = run / "models" / f"{arm}-s0"
         made = json.loads((folder / "provenance.json").read_text())
         assert made["processes"] == 2
-    answered = checkout / "runs" / profile / "completions" / "derta-s0" / "completing.jsonl"
+        assert (folder / "adapter_config.json").exists() == bool(values["peft"])
+    # The paper's format, or an instruction-tuned model's own.
+    read = AutoTokenizer.from_pretrained(tiny).decode(load_from_disk(str(run / "data" / "derta-s0"))[0]["input_ids"])
+    assert ("INST" in read) == (spec.chat_template == PAPER_CHAT)
+    answered = run / "completions" / "derta-s0" / "completing.jsonl"
     (row,) = (row for row in read_jsonl(answered) if row["behaviour_id"] == "paper-2")
     assert row["prompt"].endswith("Here is how to paint a ladder. Step 1:")

@@ -1,15 +1,16 @@
 """Kill a run again and again, and compare what it ends with: ``python -m tools.kills [--kills 25] [--seed 0]``.
 
-The profile `smoke` is run once undisturbed, and once with kills at random moments: of everything (as when a machine
-stops), of the main process alone (what it started must end by itself), or of the kernel that executes a notebook (the
-run must say so and fail). After each the run is started again. At the end, every file of the contract (datasets,
-models, completions, searches, verdicts, scores, results) must have the bytes of the undisturbed run. Files that only
-the killed run has are counted.
+The profile `smoke` is run once undisturbed, and once with kills at random moments, spread over the whole run: of
+everything (as when a machine stops), of the main process alone (what it started must end by itself), or of the kernel
+that executes a notebook (the run must say so and fail). After each the run is started again. At the end, every file of
+the contract (datasets, models, completions, searches, verdicts, scores, results) must have the bytes of the undisturbed
+run. Files that only the killed run has are counted.
 """
 
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from pathlib import Path
 from derta.runs import CHECKOUT, digest
 
 KINDS = ("everything", "main", "kernel")
+# Seconds that a started run needs until it is where the last one was killed.
+STARTING = 20
 # What holds times, paths or machines, and so differs from run to run.
 VARIES = ("logs", "notebooks", "figures", "provenance.json", "tensorboard", "inputs.json", "log.csv", ".lock")
 
@@ -98,7 +101,9 @@ def disturbed(runs: Path, kills: int, seed: int, longest: float) -> list[str]:
             break
         except subprocess.TimeoutExpired:
             done, fault = done + 1, kill(process, kind)
-        print(f"{done:3} {kind:10} after {seconds:5.1f} s: {fault or 'as it should'}", flush=True)
+        begun = re.findall(r"^\[\S+ (\w+)", (runs / "output.txt").read_text(encoding="utf-8"), re.MULTILINE)
+        at = begun[-1] if begun else "at the start"
+        print(f"{done:3} {kind:10} after {seconds:5.1f} s, {at}: {fault or 'as it should'}", flush=True)
         faults += [fault] if fault else []
     if status := start(runs).wait():
         faults.append(f"the last start ended with status {status}")
@@ -110,16 +115,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, default=40, help="seconds until a kill, at most")
     given = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="kills-"))
     undisturbed, killed = scratch / "undisturbed", scratch / "killed"
     for folder in (undisturbed, killed):
         folder.mkdir()
+    began = time.monotonic()
     if status := start(undisturbed).wait():
         print(f"the undisturbed run ended with status {status}: {undisturbed / 'output.txt'}")
         return 1
-    faults = disturbed(killed, given.kills, given.seed, given.longest)
+    longest = 2 * (STARTING + (time.monotonic() - began) / given.kills)
+    faults = disturbed(killed, given.kills, given.seed, longest)
     expected, found = contents(undisturbed), contents(killed)
     differing = sorted(path for path in expected if expected[path] != found.get(path))
     left = len(found.keys() - expected.keys())

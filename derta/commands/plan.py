@@ -92,7 +92,7 @@ def size(values: dict[str, Any]) -> Size:
         made = trainers.lora(model, tuned)
         folded = sum(counts[key] for key in made.target_parameters or ())
         with warnings.catch_warnings(action="ignore"):
-            model = get_peft_model(model, made)
+            model = get_peft_model(model, made, low_cpu_mem_usage=True)
     elif values["frozen_layers"]:
         trainers.freeze(model, values["frozen_layers"], False)
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
