@@ -202,7 +202,7 @@ def load(
     )
     if below:
         adapters.resize(model, folder, len(lm.tokenizer))
-        model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+        model = PeftModel.from_pretrained(model, folder, is_trainable=trainable, torch_device=device or None)
         model = model if trainable else model.merge_and_unload()
     lm.model = model.eval()
     return lm

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from derta import trainers
-from derta.commands import launch, plan, profiles, rehearsal
+from derta.commands import launch, notebooks, plan, profiles, rehearsal
 from derta.files import read_csv
 from derta.registry import MODELS, Spec
 from derta.runs import CHECKOUT
@@ -191,6 +191,25 @@ def test_a_dry_run_names_what_is_missing(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(rehearsal, "get_token", lambda: "a token")
     assert "login" not in rehearsal.rehearse("mistral-7b")
+    monkeypatch.setattr(rehearsal.os, "sysconf", lambda name: 2**12 if name == "SC_PAGE_SIZE" else 2**24)
+    monkeypatch.setattr(rehearsal, "free", lambda _: 2**38)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = rehearsal.rehearse("llama3-8b")
+    assert "host memory: about 257 GB to load and save the model; this machine has 69 GB" in said
+    assert "96.4 GB for the models, 257.0 GB for the checkpoints of one in training, 16.1 GB for the base; 275" in said
+    assert "missing here: disk, host memory, server, GPUs\n" in said
+    monkeypatch.setattr(rehearsal, "free", lambda _: 2**40)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    monkeypatch.setattr(rehearsal.shutil, "which", lambda program: f"/bin/{program}")
+    assert "missing here: host memory\n" in rehearsal.rehearse("llama3-8b")
+
+
+def test_a_run_whose_server_is_missing_does_not_begin(monkeypatch, tmp_path):
+    monkeypatch.setenv("DERTA_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="vllm was not found: vLLM needs an environment of its own"):
+        notebooks.run("llama3-8b")
+    assert not list(tmp_path.iterdir())
 
 
 def test_too_few_gpus_are_named_before_anything_is_started(monkeypatch):
@@ -198,6 +217,9 @@ def test_too_few_gpus_are_named_before_anything_is_started(monkeypatch):
     monkeypatch.setattr(launch.subprocess, "run", lambda command, **options: started.append((command, options)))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ValueError, match=r"fsdp2\.yaml starts 8 processes, one a GPU, and this machine has 2: set"):
+        launch.run("fsdp2", "model.yaml")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ValueError, match=r"one a GPU, and PyTorch sees none: its driver is missing, or older than"):
         launch.run("fsdp2", "model.yaml")
     assert not started
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)

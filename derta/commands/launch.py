@@ -28,13 +28,13 @@ def run(accelerate: str, config: Path | str) -> None:
     """Run `command`.
 
     Raises:
-        ValueError: it would start more processes than this machine has GPUs.
+        ValueError: it would start more processes than this machine has GPUs, or shard a model without any.
         subprocess.CalledProcessError: the training failed.
     """
     processes, found = setup(accelerate)["num_processes"], torch.cuda.device_count()
+    starts = f"{FILES}/{accelerate}.yaml starts {processes} processes, one a GPU, and"
+    if not found and accelerate != "ddp":
+        raise ValueError(f"{starts} PyTorch sees none: its driver is missing, or older than torch {torch.__version__}")
     if 0 < found < processes:
-        raise ValueError(
-            f"{FILES}/{accelerate}.yaml starts {processes} processes, one a GPU, and this machine has {found}: set "
-            f"num_processes to {found}"
-        )
+        raise ValueError(f"{starts} this machine has {found}: set num_processes to {found}")
     subprocess.run(command(accelerate, config), cwd=CHECKOUT, check=True)

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import nbformat
 import papermill
 
+from derta.commands import serving
 from derta.commands.profiles import read_profile
 from derta.files import write_atomically
 from derta.runs import CHECKOUT, DATA, PACKAGE, alone, digest, figure_dir, run_dir
@@ -105,10 +106,12 @@ def run(profile: str) -> int:
     """Execute the notebooks that need it; return the exit status for the shell.
 
     Raises:
-        FileNotFoundError, ValueError: see `derta.commands.profiles.read_profile`.
+        FileNotFoundError, ValueError: see `derta.commands.profiles.read_profile` and `derta.commands.serving.check`.
         RuntimeError: another process runs this profile now.
     """
     values = read_profile(profile) | {"profile": profile}
+    if values["server"]:
+        serving.check(values["server"])  # its notebook comes after hours of training
     folder = run_dir(profile)
     for name in ("logs", "notebooks"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -34,27 +34,46 @@ def rehearse(profile: str) -> str:
     values, folder = read_profile(profile), run_dir(profile)
     of, spec = size(values), hub.spec(values["model"])
     models = len(values["arms"]) * len(values["seeds"])
-    lora, wide = values["peft"].get("use_peft"), 4 if values["accelerate"] == "fsdp2" else 2
-    kept = models * (4 * of.trainable if lora else wide * of.parameters)
+    processes = launch.setup(values["accelerate"])["num_processes"] if values["accelerate"] else 1
     said = [
         f"{profile}: valid; {models} models of {of.parameters / 1e9:.2f} billion parameters, {of.trainable / 1e9:.2f} "
         "trained; `derta plan` has their memory and hours",
-        f"disk: about {kept / 1e9:,.1f} GB for the models, {24 * of.trainable / 1e9:,.1f} GB for the checkpoints of "
-        f"one in training, {2 * of.parameters / 1e9:,.1f} GB for the base; {free(folder) / 1e9:,.0f} GB are free",
         *files(values),
     ]
+    missing = []
+
+    def needs(what: str, line: str, enough: bool) -> None:
+        said.append(f"{what}: {line}")
+        if not enough:
+            missing.append(what)
+
+    lora, fsdp2 = values["peft"].get("use_peft"), values["accelerate"] == "fsdp2"
+    kept = models * (4 * of.trainable if lora else (4 if fsdp2 else 2) * of.parameters)
+    # Of each trained weight two checkpoints, one of them being written, each with the weight and AdamW's two moments;
+    # FSDP2's have the weight twice.
+    saved = 2 * (16 if fsdp2 else 12) * of.trainable
+    base = 2 * of.parameters
+    line = f"about {kept / 1e9:,.1f} GB for the models, {saved / 1e9:,.1f} GB for the checkpoints of one in training, "
+    line += f"{base / 1e9:,.1f} GB for the base; {free(folder) / 1e9:,.0f} GB are free"
+    needs("disk", line, kept + saved + base <= free(folder))
+    # Each process reads float32 weights of its own; those of an adapter's base are mapped once, and put together for
+    # each checkpoint.
+    loaded = 2 * base if lora else 4 * processes * of.parameters
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    line = f"about {loaded / 1e9:,.0f} GB to load and save the model; this machine has {machine / 1e9:,.0f} GB"
+    needs("host memory", line, loaded <= machine)
     home = "" if spec and spec.wheel else hub.on_hub(values["model"])[0]
     if home.startswith(GATED) and not get_token():
-        said.append(f"login: {home} asks for one, and there is none here: accept its terms, then `hf auth login`")
+        needs("login", f"{home} asks for one, and there is none here: accept its terms, then `hf auth login`", False)
     commands = [f"./run_all.sh {profile}"]
     if values["server"]:
-        program = shlex.split(values["server"])[0]
-        if not shutil.which(program):
-            said.append(f"server: {serving.MISSING.format(program=program)}")
+        try:
+            serving.check(values["server"])
+        except FileNotFoundError as error:
+            needs("server", str(error), False)
         commands.append(f"by notebook 4, for each model: {values['server']} (the model and where it listens are added)")
     if values["accelerate"]:
-        setup = launch.setup(values["accelerate"])
-        processes, rows = setup["num_processes"], values["sft"].get("per_device_train_batch_size", 8)
+        rows = values["sft"].get("per_device_train_batch_size", 8)
         if values["batch_size"] % (processes * rows):
             raise ValueError(
                 f"batch_size {values['batch_size']} is no multiple of per_device_train_batch_size {rows} × {processes} "
@@ -63,12 +82,14 @@ def rehearse(profile: str) -> str:
         if values["accelerate"] == "deepspeed_zero3" and not find_spec("deepspeed"):
             raise ValueError("accelerate is deepspeed_zero3, and DeepSpeed is missing: pip install deepspeed")
         found = torch.cuda.device_count()
-        said.append(f"GPUs: {processes} processes are to be started, one a GPU; this machine has {found}")
+        needs("GPUs", f"{processes} processes are started, one a GPU; this machine has {found}", found >= processes)
         names = [label(arm, seed) for seed in values["seeds"] for arm in values["arms"]]
         commands += [
             "by notebook 3: " + shlex.join(launch.command(values["accelerate"], folder / "training" / f"{name}.yaml"))
             for name in names
         ]
+    if missing:
+        said.append(f"missing here: {', '.join(missing)}")
     return "\n".join([*said, "commands:", *(f"  {command}" for command in commands)])
 
 

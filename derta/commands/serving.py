@@ -23,9 +23,20 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 # Runs a command, and ends its process group with it, or when whoever started it closes the pipe to it or is killed.
 WATCHED = 'exec 3<&0; (read -r line <&3; kill 0) & "$@"; kill 0'
 MISSING = (
-    "{program} was not found: vLLM needs an environment of its own (python -m venv vllm && vllm/bin/pip install vllm); "
-    "name its program in server, as /path/to/vllm/bin/vllm serve"
+    "{program} was not found: vLLM needs an environment of its own (python -m venv ~/vllm && ~/vllm/bin/pip install "
+    "vllm); put its bin on the PATH, or name its program in server, as /path/to/vllm/bin/vllm serve"
 )
+
+
+def check(server: str) -> None:
+    """Look for the program of `server`.
+
+    Raises:
+        FileNotFoundError: there is no such program.
+    """
+    program = shlex.split(server)[0]
+    if not shutil.which(program):
+        raise FileNotFoundError(MISSING.format(program=program))
 
 
 def command(server: str, model: str, port: int) -> list[str]:
@@ -55,19 +66,18 @@ def loaded(model: str, server: str, log: Path) -> Iterator[LM]:
         log: the file that what the server says is added to.
 
     Raises:
-        FileNotFoundError: there is no such program.
+        FileNotFoundError: see `check`.
         RuntimeError: the server ended before it was ready.
     """
     if not server:
         yield models.load(model)
         return
+    check(server)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log.parent.mkdir(parents=True, exist_ok=True)
     asked = command(server, model, port)
-    if not shutil.which(asked[0]):
-        raise FileNotFoundError(MISSING.format(program=asked[0]))
     with log.open("ab") as output:
         watched = ["sh", "-c", WATCHED, "sh", *asked]
         started = subprocess.Popen(watched, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True)
