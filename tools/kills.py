@@ -23,7 +23,7 @@ from derta.runs import CHECKOUT, digest
 
 KINDS = ("everything", "main", "kernel")
 # Seconds that a started run needs until it is where the last one was killed.
-STARTING = 20
+STARTING = 10
 # What holds times, paths or machines, and so differs from run to run.
 VARIES = ("logs", "notebooks", "figures", "provenance.json", "tensorboard", "inputs.json", "log.csv", ".lock")
 
