@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from derta import corpus
+from derta.commands import cli
 from derta.generate import Completion
 from derta.models import LM, load
 
@@ -89,6 +90,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_folder(tmp_path_factory) -> Path:
     """The folder of a tiny Llama."""
     return make_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def derta(tmp_path, monkeypatch, capsys):
+    """Run ``derta`` in an empty folder: its status, and what it printed to stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DERTA_RUNS", str(tmp_path / "runs"))
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import subprocess
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -205,40 +203,34 @@ def test_two_files_of_one_source_are_an_error(root):
     assert "stands in" in generations.load(root).errors[0]
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "derta", "audit", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT)
-
-
-def test_the_command_prints_the_tables_and_says_what_it_left_out(root):
-    result = run("score", "--root", root)
-    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+def test_the_command_prints_the_tables_and_says_what_it_left_out(root, derta):
+    status, table, left_out = derta("audit", "score", "--root", root)
+    rows = list(csv.DictReader(io.StringIO(table)))
     assert list(rows[0]) == "model arm attack n unsafe unscored asr_percent low high at_most_percent".split()
     assert len(rows) == 3
-    assert "left out" in result.stderr
-    assert "never unpickled" in result.stderr
-    assert result.returncode == 0
+    assert "left out" in left_out
+    assert "never unpickled" in left_out
+    assert status == 0
     (root / "Toy-1B_dpo_eval_selfcipher_200.json").write_text("{")
-    result = run("helpfulness", "--root", root)
-    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    status, table, errors = derta("audit", "helpfulness", "--root", root)
+    rows = list(csv.DictReader(io.StringIO(table)))
     assert list(rows[0]) == "model arm task n correct unparsed accuracy_percent low high".split()
     assert (rows[0]["correct"], rows[0]["accuracy_percent"]) == ("1", "100.0")
-    assert result.returncode == 1
-    assert "error: " in result.stderr
-    result = run("score", "--root", root / "absent")
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"derta: {root / 'absent'}: no such folder")
-    assert result.stderr.count("\n") == 1
-    result = run("scores", "--root", root)
-    assert (result.returncode, result.stdout) == (1, "")
+    assert status == 1
+    assert "error: " in errors
+    status, table, error = derta("audit", "score", "--root", root / "absent")
+    assert (status, table) == (1, "")
+    assert error.startswith(f"derta: {root / 'absent'}: no such folder")
+    assert error.count("\n") == 1
     known = "score, helpfulness, positions, late, categories, gpt4, audit"
-    assert result.stderr == f"derta: unknown table 'scores'; expected one of {known}\n"
-    (root / "empty").mkdir()
-    result = run("score", "--root", root / "empty")
-    assert (result.returncode, result.stdout) == (
+    assert derta("audit", "scores", "--root", root) == (
         1,
-        "model,arm,attack,n,unsafe,unscored,asr_percent,low,high,at_most_percent\n",
+        "",
+        f"derta: unknown table 'scores'; expected one of {known}\n",
     )
+    (root / "empty").mkdir()
+    status, table, _ = derta("audit", "score", "--root", root / "empty")
+    assert (status, table) == (1, "model,arm,attack,n,unsafe,unscored,asr_percent,low,high,at_most_percent\n")
 
 
 @pytest.mark.parametrize(

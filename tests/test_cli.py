@@ -15,20 +15,6 @@ from derta.generate import Completion
 COMMANDS = ("run", "plan", "train", "report", "attack", "judge", "audit")
 
 
-@pytest.fixture
-def derta(tmp_path, monkeypatch, capsys):
-    """Run ``derta`` in an empty folder: its status, and what it printed to stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DERTA_RUNS", str(tmp_path / "runs"))
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
 def test_help_lists_the_commands():
     done = subprocess.run([sys.executable, "-m", "derta", "--help"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -247,7 +247,7 @@ def test_publishing_puts_outputs_into_the_sources_and_leaves_their_cells(smoke, 
 def folder(tmp_path, monkeypatch):
     """A folder of notebooks of its own, with one that fails; none names its kernel."""
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(notebooks, "read_profile", lambda profile: {"divisor": 0})
+    monkeypatch.setattr(notebooks, "read_profile", lambda profile: {"divisor": 0, "server": ""})
     monkeypatch.setenv("DERTA_RUNS", str(tmp_path / "runs"))
     for number, source in (("01_fine", "print(1)"), ("02_fails", "1 / divisor"), ("03_never", "print(3)")):
         parameters = nbformat.v4.new_code_cell('profile = "x"\ndivisor = 1', metadata={"tags": ["parameters"]})
