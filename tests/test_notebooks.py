@@ -257,7 +257,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_first_failure_stops_the_run_with_the_cells_error_and_the_next_run_goes_on_from_there(folder, capsys):
+def test_the_first_failure_stops_the_run_with_the_cells_error_and_the_next_run_goes_on_from_there(
+    folder, capsys, monkeypatch
+):
     assert notebooks.run("tiny") == 1
     out, err = capsys.readouterr()
     assert "[1/3] 01_fine" in out
@@ -270,6 +272,10 @@ def test_the_first_failure_stops_the_run_with_the_cells_error_and_the_next_run_g
     nbformat.write(source, folder / "02_fails.ipynb")
     assert notebooks.run("tiny") == 0
     assert capsys.readouterr().out.count("unchanged") == 1
+    # What was whole once needs no server to be seen again.
+    monkeypatch.setattr(notebooks, "read_profile", lambda profile: {"divisor": 0, "server": "no-such-program serve"})
+    assert notebooks.run("tiny") == 0
+    assert capsys.readouterr().out.count("unchanged") == 3
 
 
 def test_two_runs_of_one_profile_at_once_say_so(tmp_path, monkeypatch):

@@ -70,6 +70,6 @@ def launch(
     config = CHECKOUT / "notebooks" / "params" / "accelerate" / config
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", "2"]
     command += [*program, "--config", write_config(base, dataset, folder, settings)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT), "DIES_AT": str(dies_at)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(CHECKOUT), "DIES_AT": str(dies_at or "")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert bool(done.returncode) == bool(dies_at), done.stderr[-3000:]

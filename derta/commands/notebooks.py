@@ -110,9 +110,10 @@ def run(profile: str) -> int:
         RuntimeError: another process runs this profile now.
     """
     values = read_profile(profile) | {"profile": profile}
-    if values["server"]:
-        serving.check(values["server"])  # its notebook comes after hours of training
     folder = run_dir(profile)
+    # The server's notebook comes after hours of training; a run that was whole once can be taken up without a server.
+    if values["server"] and not all((folder / "notebooks" / source.name).exists() for source in sources()):
+        serving.check(values["server"])
     for name in ("logs", "notebooks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     with alone(folder / ".lock", f"the profile {profile}"):

@@ -8,13 +8,14 @@ import shlex
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import get_token
 
 from derta import hub
 from derta.commands import launch, serving
-from derta.commands.plan import size
+from derta.commands.plan import Size, size
 from derta.commands.profiles import read_profile
 from derta.evaluate import label
 from derta.published import prompts, released
@@ -40,37 +41,17 @@ def rehearse(profile: str) -> str:
         "trained; `derta plan` has their memory and hours",
         *files(values),
     ]
-    missing = []
-
-    def needs(what: str, line: str, enough: bool) -> None:
-        said.append(f"{what}: {line}")
-        if not enough:
-            missing.append(what)
-
-    lora, fsdp2 = values["peft"].get("use_peft"), values["accelerate"] == "fsdp2"
-    kept = models * (4 * of.trainable if lora else (4 if fsdp2 else 2) * of.parameters)
-    # Of each trained weight two checkpoints, one of them being written, each with the weight and AdamW's two moments;
-    # FSDP2's have the weight twice.
-    saved = 2 * (16 if fsdp2 else 12) * of.trainable
-    base = 2 * of.parameters
-    line = f"about {kept / 1e9:,.1f} GB for the models, {saved / 1e9:,.1f} GB for the checkpoints of one in training, "
-    line += f"{base / 1e9:,.1f} GB for the base; {free(folder) / 1e9:,.0f} GB are free"
-    needs("disk", line, kept + saved + base <= free(folder))
-    # Each process reads float32 weights of its own; those of an adapter's base are mapped once, and put together for
-    # each checkpoint.
-    loaded = 2 * base if lora else 4 * processes * of.parameters
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    line = f"about {loaded / 1e9:,.0f} GB to load and save the model; this machine has {machine / 1e9:,.0f} GB"
-    needs("host memory", line, loaded <= machine)
+    needs = space(values, of, models, processes, folder)
     home = "" if spec and spec.wheel else hub.on_hub(values["model"])[0]
     if home.startswith(GATED) and not get_token():
-        needs("login", f"{home} asks for one, and there is none here: accept its terms, then `hf auth login`", False)
+        line = f"{home} asks for one, and there is none here: accept its terms, then `hf auth login`"
+        needs.append(("login", line, False))
     commands = [f"./run_all.sh {profile}"]
     if values["server"]:
         try:
             serving.check(values["server"])
         except FileNotFoundError as error:
-            needs("server", str(error), False)
+            needs.append(("server", str(error), False))
         commands.append(f"by notebook 4, for each model: {values['server']} (the model and where it listens are added)")
     if values["accelerate"]:
         rows = values["sft"].get("per_device_train_batch_size", 8)
@@ -82,15 +63,35 @@ def rehearse(profile: str) -> str:
         if values["accelerate"] == "deepspeed_zero3" and not find_spec("deepspeed"):
             raise ValueError("accelerate is deepspeed_zero3, and DeepSpeed is missing: pip install deepspeed")
         found = torch.cuda.device_count()
-        needs("GPUs", f"{processes} processes are started, one a GPU; this machine has {found}", found >= processes)
+        line = f"{processes} processes are started, one a GPU; this machine has {found}"
+        needs.append(("GPUs", line, found >= processes))
         names = [label(arm, seed) for seed in values["seeds"] for arm in values["arms"]]
         commands += [
             "by notebook 3: " + shlex.join(launch.command(values["accelerate"], folder / "training" / f"{name}.yaml"))
             for name in names
         ]
-    if missing:
+    said += [f"{what}: {line}" for what, line, _ in needs]
+    if missing := [what for what, _, enough in needs if not enough]:
         said.append(f"missing here: {', '.join(missing)}")
     return "\n".join([*said, "commands:", *(f"  {command}" for command in commands)])
+
+
+def space(values: dict[str, Any], of: Size, models: int, processes: int, folder: Path) -> list[tuple[str, str, bool]]:
+    """Return what a profile takes of the disk and of the host's memory: each a name, a line, and whether there is
+    enough."""
+    lora, fsdp2 = values["peft"].get("use_peft"), values["accelerate"] == "fsdp2"
+    kept = models * (4 * of.trainable if lora else (4 if fsdp2 else 2) * of.parameters)
+    # Of each trained weight two checkpoints, one of them being written, each with the weight and AdamW's two moments;
+    # FSDP2's have the weight twice.
+    saved, base = 2 * (16 if fsdp2 else 12) * of.trainable, 2 * of.parameters
+    # Each process reads float32 weights of its own; those of an adapter's base are mapped once, and put together for
+    # each checkpoint.
+    loaded = 2 * base if lora else 4 * processes * of.parameters
+    room, machine = free(folder), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    disk = f"about {kept / 1e9:,.1f} GB for the models, {saved / 1e9:,.1f} GB for the checkpoints of one in training, "
+    disk += f"{base / 1e9:,.1f} GB for the base; {room / 1e9:,.0f} GB are free"
+    memory = f"about {loaded / 1e9:,.0f} GB to load and save the model; this machine has {machine / 1e9:,.0f} GB"
+    return [("disk", disk, kept + saved + base <= room), ("host memory", memory, loaded <= machine)]
 
 
 def free(folder: Path) -> int:
